@@ -1,0 +1,86 @@
+"""Dropout whose mask is recomputed, not stored: a pure function of (seed, stream, step, sample, feature).
+
+Axes: B batch, F features of one sample.
+
+The random words are those of `ddp.rng.random_words` for `Purpose.DROPOUT` (Philox-4x32-10), so the
+mask does not depend on the rank, the thread, or the other samples of the batch.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ddp import rng
+from ddp.kernels.jit import inline, kernel, prange
+from ddp.kernels.types import Float32, Int64
+
+__all__ = ["dropout"]
+
+# All of one unsigned type: Numba turns a mixture of signed and unsigned 64-bit integers into a float.
+ROUNDS = rng.ROUNDS
+MULTIPLIER_0 = np.uint64(rng.MULTIPLIER_0)
+MULTIPLIER_1 = np.uint64(rng.MULTIPLIER_1)
+WEYL_0 = np.uint64(rng.WEYL_0)
+WEYL_1 = np.uint64(rng.WEYL_1)
+MASK_32 = np.uint64(rng.MASK_32)
+SHIFT_32 = np.uint64(32)
+
+
+@inline
+def _philox_4x32(
+    c0: np.uint64, c1: np.uint64, c2: np.uint64, c3: np.uint64, key: np.uint64
+) -> tuple[np.uint64, np.uint64, np.uint64, np.uint64]:
+    """The four 32-bit words of one counter, as `ddp.rng.philox_4x32`."""
+    k0, k1 = key & MASK_32, key >> SHIFT_32
+    for _ in range(ROUNDS):
+        product_0, product_1 = c0 * MULTIPLIER_0, c2 * MULTIPLIER_1
+        c0, c1 = (product_1 >> SHIFT_32) ^ c1 ^ k0, product_1 & MASK_32
+        c2, c3 = (product_0 >> SHIFT_32) ^ c3 ^ k1, product_0 & MASK_32
+        k0, k1 = (k0 + WEYL_0) & MASK_32, (k1 + WEYL_1) & MASK_32
+    return c0, c1, c2, c3
+
+
+@kernel
+def _dropout(
+    x: Float32,
+    key: np.uint64,
+    c2: np.uint64,
+    c3: np.uint64,
+    samples: Int64,
+    threshold: np.uint64,
+    scale: np.float32,
+    y: Float32,
+) -> None:
+    F = x.shape[1]
+    for s in prange(x.shape[0]):
+        c1 = np.uint64(samples[s])
+        for block in range((F + 3) // 4):
+            words = _philox_4x32(np.uint64(block), c1, c2, c3, key)
+            for word in range(min(4, F - 4 * block)):
+                f = 4 * block + word
+                # A factor of 0 rather than a choice of 0: a NaN must survive.
+                y[s, f] = x[s, f] * (np.float32(0) if words[word] < threshold else scale)
+
+
+def dropout(x: Float32, seed: int, step: int, stream: int, samples: Int64, p: float, y: Float32) -> None:
+    """Write y = x * mask / (1 - p), where mask is 0 with probability p and 1 otherwise.
+
+    An element is dropped where its random word is below round(p * 2**32). The gradient is the same
+    function of dy, so this serves the backward pass too.
+
+    Args:
+        x: (B, F) float32.
+        seed: the run's seed, taken modulo 2**64.
+        step: the number of the SGD step, below 2**32.
+        stream: which dropout layer of the network, below 2**16.
+        samples: (B,) int64, global index of each sample, below 2**32.
+        p: probability of dropping an element, 0 <= p < 1.
+        y: (B, F) float32, overwritten; may be x itself.
+
+    Source: Srivastava et al., "Dropout", JMLR 2014, in the inverted form that leaves evaluation alone.
+    """
+    # Fixed-width numbers made here: Numba takes a Python integer for an int64, and seeds go beyond that.
+    key, c2 = np.uint64(seed & 0xFFFFFFFFFFFFFFFF), np.uint64(step)
+    c3 = np.uint64(rng.stream_word(rng.Purpose.DROPOUT, stream))
+    threshold, scale = np.uint64(round(p * 2**32)), np.float32(1 / (1 - p))
+    _dropout(x, key, c2, c3, samples, threshold, scale, y)

@@ -1,0 +1,98 @@
+"""The one place for Numba: compiler options, cache policy, thread count.
+
+Kernels are compiled on first call and kept in an on-disk cache, so that a warm start compiles
+nothing. Numba's cache is not safe against concurrent writers (numba issues 4807 and 10128): only
+the process that holds `exclusive_cache()` may compile, the others wait and then load. The cache
+directory is private to the user, the host and the Numba version.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import numba
+
+if TYPE_CHECKING:
+    prange = range
+else:
+    from numba import prange
+
+__all__ = [
+    "cache_directory",
+    "exclusive_cache",
+    "get_num_threads",
+    "inline",
+    "kernel",
+    "prange",
+    "set_num_threads",
+]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+# What the compiler may do to floating-point arithmetic. `contract` allows fused multiply-add;
+# `reassoc` and `nsz` let a dot product be summed in vector lanes, in an order fixed at compile time.
+# Never nnan or ninf: a NaN or an infinity must survive to the check before the update.
+FASTMATH = {"contract", "reassoc", "nsz"}
+
+
+def cache_directory() -> Path:
+    """Where compiled kernels are kept: `$NUMBA_CACHE_DIR`, else a private one under the user's cache."""
+    if configured := os.environ.get("NUMBA_CACHE_DIR"):
+        return Path(configured)
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "ddp" / f"kernels-numba{numba.__version__}-{socket.gethostname()}"
+
+
+def _use_private_cache() -> None:
+    directory = cache_directory()
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    config: Any = numba.config  # its type stubs leave out what the environment sets
+    config.CACHE_DIR = str(directory)
+
+
+_use_private_cache()
+
+
+def kernel(function: Function) -> Function:
+    """Compile a kernel: threads over its `prange`, cached on disk, the interpreter's lock released."""
+    compile_ = numba.njit(
+        parallel=True, cache=True, nogil=True, fastmath=FASTMATH, error_model="numpy", boundscheck=None
+    )
+    return cast(Function, compile_(function))
+
+
+def inline(function: Function) -> Function:
+    """Compile a small function for use inside kernels."""
+    compile_ = numba.njit(nogil=True, inline="always", fastmath=FASTMATH, error_model="numpy")
+    return cast(Function, compile_(function))
+
+
+@contextlib.contextmanager
+def exclusive_cache() -> Iterator[None]:
+    """Hold the right to compile and write the cache against every other process of this host."""
+    with open(cache_directory() / "lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(lock, fcntl.LOCK_UN)
+
+
+def set_num_threads(threads: int) -> None:
+    """Run kernels on `threads` threads from now on.
+
+    Raises:
+        ValueError: if `threads` exceeds `NUMBA_NUM_THREADS`, which is fixed when Numba is imported.
+    """
+    numba.set_num_threads(threads)
+
+
+def get_num_threads() -> int:
+    """Threads that kernels run on."""
+    return int(numba.get_num_threads())

@@ -1,0 +1,288 @@
+"""Every kernel against the NumPy float64 reference, at shapes and values drawn by hypothesis.
+
+Each case returns triples (kernel's result, reference's result, bound on their difference). A sum of n
+products in float32, in any order, is off by at most about n u sum |a| |b| with u = 2**-24 (Higham,
+"Accuracy and Stability of Numerical Algorithms", section 3.1), and the reference evaluated on absolute
+values is that sum. Bounds of other functions count their roundings in u, term by term. Outputs start
+as NaN, so an element left unwritten, or added to, fails.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from ddp import rng
+from ddp.kernels import (
+    conv2d,
+    dropout,
+    flatten,
+    linear,
+    pool,
+    powers,
+    reference,
+    relu,
+    softmax,
+    squared_error,
+    update,
+)
+
+U = 2.0**-24
+BATCHES = st.sampled_from([0, 1, 2, 5])
+SIZES = st.sampled_from([1, 2, 3, 7, 10, 16, 17, 33])
+IMAGE = st.integers(1, 9)
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+class Values:
+    """Random float32 arrays, and arrays to be overwritten."""
+
+    def __init__(self, seed):
+        self.generator = np.random.default_rng(seed)
+
+    def __call__(self, *shape):
+        return self.generator.standard_normal(shape).astype(np.float32)
+
+    def labels(self, size, classes):
+        return self.generator.integers(0, classes, size)
+
+
+def out(*shape, dtype=np.float32):
+    return np.full(shape, 255 if dtype is np.uint8 else np.nan, dtype)
+
+
+def draw_shards(draw, batch):
+    """Where the shards of a batch begin, and its end; empty shards included."""
+    inner = draw(st.lists(st.integers(0, batch), max_size=4))
+    return np.array([0, *sorted(inner), batch])
+
+
+def f64(*arrays):
+    return [a.astype(np.float64) for a in arrays]
+
+
+def channels_first(image):
+    return image.astype(np.float64).transpose(0, 3, 1, 2)
+
+
+def channels_last(image):
+    return image.transpose(0, 2, 3, 1)
+
+
+def linear_case(draw):
+    B, I, O, values = draw(BATCHES), draw(SIZES), draw(SIZES), Values(draw(SEEDS))  # noqa: E741
+    x, w, dy = values(B, I), values(I, O), values(B, O)
+    b = values(O) if draw(st.booleans()) else values(0)
+    y, dx, shards = out(B, O), out(B, I), draw_shards(draw, B)
+    dw, db = out(I, O, dtype=np.float64), out(O, dtype=np.float64)
+    linear.linear_forward(x, w, b, y)
+    linear.linear_backward_weight(x, dy, shards, out(I, O), dw)
+    linear.linear_backward_bias(dy, shards, out(O), db)
+    linear.linear_backward_input(dy, w, dx)
+
+    def equations(x, w, b, dy):
+        return (
+            reference.linear_forward(x, w.T, b if b.size else np.zeros(O)),
+            reference.linear_backward_weight(x, dy).T,
+            reference.linear_backward_bias(dy),
+            reference.linear_backward_input(dy, w.T),
+        )
+
+    expected = equations(*f64(x, w, b, dy))
+    magnitude = equations(*map(np.abs, f64(x, w, b, dy)))
+    lengths = (I + 1, B, B, O)
+    return [(a, e, n * U * m) for a, e, n, m in zip((y, dw, db, dx), expected, lengths, magnitude, strict=True)]
+
+
+def conv2d_case(draw):
+    B, H, W, IC, OC = draw(BATCHES), draw(IMAGE), draw(IMAGE), draw(SIZES), draw(SIZES)
+    K = draw(st.sampled_from([1, 2, 3, 4, 5, 7]))
+    padding = draw(st.sampled_from([0, (K - 1) // 2, 1, K - 1, K + 1]))
+    OH, OW = H + 2 * padding - K + 1, W + 2 * padding - K + 1
+    assume(OH > 0 and OW > 0)
+    values = Values(draw(SEEDS))
+    x, w, dy = values(B, H, W, IC), values(K, K, IC, OC), values(B, OH, OW, OC)
+    b = values(OC) if draw(st.booleans()) else values(0)
+    y, dx, w_t = out(B, OH, OW, OC), out(B, H, W, IC), out(K, K, OC, IC)
+    dw, db, shards = out(K, K, IC, OC, dtype=np.float64), out(OC, dtype=np.float64), draw_shards(draw, B)
+    conv2d.conv2d_forward(x, w, b, padding, y)
+    conv2d.conv2d_backward_weight(x, dy, shards, padding, out(K, K, IC, OC), dw)
+    conv2d.conv2d_backward_bias(dy, shards, out(OC), db)
+    conv2d.transpose_weight(w, w_t)
+    conv2d.conv2d_backward_input(dy, w_t, padding, dx)
+
+    def equations(x, w, b, dy):
+        return (
+            channels_last(reference.conv2d_forward(x, w, b if b.size else np.zeros(OC), padding)),
+            reference.conv2d_backward_weight(x, dy, K, padding).transpose(2, 3, 1, 0),
+            reference.conv2d_backward_bias(dy),
+            channels_last(reference.conv2d_backward_input(dy, w, padding, (H, W))),
+        )
+
+    inputs = channels_first(x), w.astype(np.float64).transpose(3, 2, 0, 1), b, channels_first(dy)
+    expected, magnitude = equations(*inputs), equations(*map(np.abs, inputs))
+    lengths = (K * K * IC + 1, B * OH * OW, B * OH * OW, K * K * OC)
+    return [(a, e, n * U * m) for a, e, n, m in zip((y, dw, db, dx), expected, lengths, magnitude, strict=True)]
+
+
+def relu_case(draw):
+    values = Values(draw(SEEDS))
+    x = values(draw(SIZES))
+    x[:: draw(st.integers(1, 3))] = 0
+    dy = values(x.size)
+    y, dx = out(x.size), out(x.size)
+    relu.relu_forward(x, y)
+    relu.relu_backward(y, dy, dx)
+    expected = reference.relu_forward(*f64(x))
+    return [(y, expected, 0), (dx, reference.relu_backward(expected, *f64(dy)), 0)]
+
+
+def dropout_case(draw):
+    B, F, values = draw(BATCHES), draw(SIZES), Values(draw(SEEDS))
+    seed, step, stream = draw(st.integers(0, 2**64 - 1)), draw(SEEDS), draw(st.integers(0, 2**16 - 1))
+    p = draw(st.floats(0, 0.99))
+    samples = values.generator.integers(0, 2**32, B)
+    x, y = values(B, F), out(B, F)
+    dropout.dropout(x, seed, step, stream, samples, p, y)
+    words = rng.random_words(seed, rng.Purpose.DROPOUT, stream, step, samples, F)
+    mask = (words >= round(p * 2**32)).astype(np.float64)
+    expected = reference.dropout(*f64(x), mask, p)
+    return [(y, expected, 3 * U * np.abs(expected)), (y != 0, mask != 0, 0)]
+
+
+def pool_case(draw):
+    B, C, k, values = draw(BATCHES), draw(SIZES), draw(st.sampled_from([1, 2, 3, 16])), Values(draw(SEEDS))
+    H, W = draw(IMAGE) + k - 1, draw(IMAGE) + k - 1
+    x = np.round(values(B, H, W, C))  # few distinct values: many ties
+    dy = values(B, H // k, W // k, C)
+    y, argmax, dx = out(*dy.shape), out(*dy.shape, dtype=np.uint8), out(*x.shape)
+    pool.max_pool2d_forward(x, k, y, argmax)
+    pool.max_pool2d_backward(dy, argmax, k, dx)
+    expected_y, expected_argmax = reference.max_pool2d_forward(channels_first(x), k)
+    expected_dx = reference.max_pool2d_backward(channels_first(dy), expected_argmax, k, (H, W))
+    return [
+        (y, channels_last(expected_y), 0),
+        (argmax, channels_last(expected_argmax), 0),
+        (dx, channels_last(expected_dx), 0),
+    ]
+
+
+def flatten_case(draw):
+    B, H, W, C, values = draw(BATCHES), draw(IMAGE), draw(IMAGE), draw(SIZES), Values(draw(SEEDS))
+    x, dy, y, dx = values(B, H, W, C), values(B, C * H * W), out(B, C * H * W), out(B, H, W, C)
+    flatten.flatten_forward(x, y)
+    flatten.flatten_backward(dy, dx)
+    return [
+        (y, reference.flatten_forward(channels_first(x)), 0),
+        (dx, channels_last(reference.flatten_backward(dy, (C, H, W))), 0),
+    ]
+
+
+def softmax_case(draw):
+    B, C, values = draw(BATCHES), draw(SIZES), Values(draw(SEEDS))
+    x, dy, t = values(B, C) * np.float32(draw(st.sampled_from([1, 10]))), values(B, C), values.labels(B, C)
+    y, dx, loss, dx_fused = out(B, C), out(B, C), out(B), out(B, C)
+    softmax.softmax_forward(x, y)
+    softmax.softmax_backward(y, dy, dx)
+    softmax.softmax_cross_entropy(x, t, loss, dx_fused)
+    expected_y = reference.softmax_forward(*f64(x))
+    expected_dx = reference.softmax_backward(*f64(y, dy))
+    expected_loss, expected_dx_fused = reference.softmax_cross_entropy(*f64(x), reference.one_hot(t, C))
+    # An exponential carries the rounding of its argument, u |x - peak|; a sum of C adds C u.
+    relative = (C + 8 + 2 * np.ptp(x, axis=1, keepdims=True).astype(np.float64)) * U
+    inner = np.sum(np.abs(dy * y), axis=1, keepdims=True)
+    tiny = np.finfo(np.float32).tiny
+    return [
+        (y, expected_y, relative * expected_y + tiny),
+        (dx, expected_dx, (C + 4) * U * y * (np.abs(dy) + inner) + tiny),
+        (loss, expected_loss, relative[:, 0] + 4 * U * np.abs(expected_loss)),
+        (dx_fused, expected_dx_fused, relative * expected_y + U),
+    ]
+
+
+def cross_entropy_case(draw):
+    B, C, values = draw(BATCHES), draw(SIZES), Values(draw(SEEDS))
+    y = reference.softmax_forward(values(B, C)).astype(np.float32)
+    t, loss, dy = values.labels(B, C), out(B), out(B, C)
+    softmax.cross_entropy_forward(y, t, loss)
+    softmax.cross_entropy_backward(y, t, dy)
+    one_hot = reference.one_hot(t, C)
+    expected_loss = reference.cross_entropy_forward(*f64(y), one_hot)
+    expected_dy = reference.cross_entropy_backward(*f64(y), one_hot)
+    return [(loss, expected_loss, 8 * U * np.abs(expected_loss)), (dy, expected_dy, U * np.abs(expected_dy))]
+
+
+def squared_error_case(draw):
+    B, O, values = draw(BATCHES), draw(SIZES), Values(draw(SEEDS))  # noqa: E741
+    y, t, loss, dy = values(B, O), values(B, O), out(B), out(B, O)
+    squared_error.squared_error(y, t, loss, dy)
+    expected_loss, expected_dy = reference.squared_error(*f64(y, t))
+    return [(loss, expected_loss, (O + 3) * U * expected_loss), (dy, expected_dy, U * np.abs(expected_dy))]
+
+
+def powers_case(draw):
+    B, D, values = draw(BATCHES), draw(st.integers(0, 8)), Values(draw(SEEDS))
+    x, dy, y, dx = values(B, 1), values(B, D + 1), out(B, D + 1), out(B, 1)
+    powers.powers_forward(x, y)
+    powers.powers_backward(x, dy, dx)
+    expected_y, expected_dx = reference.powers_forward(*f64(x), D), reference.powers_backward(*f64(x, dy))
+    magnitude = reference.powers_backward(*map(np.abs, f64(x, dy)))
+    return [(y, expected_y, D * U * np.abs(expected_y)), (dx, expected_dx, (2 * D + 2) * U * magnitude)]
+
+
+def sgd_update_case(draw):
+    N, values, has_velocity = draw(SIZES), Values(draw(SEEDS)), draw(st.booleans())
+    w, g, v = values(N), values(N), values(N if has_velocity else 0)
+    momentum = draw(st.floats(0.1, 0.99)) if has_velocity else 0.0
+    rest = (momentum, draw(st.booleans()) and has_velocity, draw(st.floats(0, 0.1)))
+    scale, lr = draw(st.floats(1e-3, 1)), draw(st.floats(1e-3, 1))
+
+    def equations(w, g, v, lr):
+        new_w, new_v = reference.sgd_update(w, g, v if has_velocity else None, scale, lr, *rest)
+        return new_w, np.zeros(0) if new_v is None else new_v
+
+    expected, magnitude = equations(*f64(w, g, v), lr), equations(*map(np.abs, f64(w, g, v)), -lr)
+    update.sgd_update(w, g, v, scale, lr, *rest)
+    # Each term of the update is a product of at most five rounded factors, added in at most four steps.
+    return [(a, e, 9 * U * m) for a, e, m in zip((w, v), expected, magnitude, strict=True)]
+
+
+COMPARISONS = {
+    case.__name__.removesuffix("_case"): case
+    for case in (
+        linear_case,
+        conv2d_case,
+        relu_case,
+        dropout_case,
+        pool_case,
+        flatten_case,
+        softmax_case,
+        cross_entropy_case,
+        squared_error_case,
+        powers_case,
+        sgd_update_case,
+    )
+}
+
+
+@pytest.mark.parametrize("name", COMPARISONS)
+@settings(deadline=None, max_examples=40)
+@given(data=st.data())
+def test_kernel_equals_reference(name, data):
+    for actual, expected, bound in COMPARISONS[name](data.draw):
+        assert actual.shape == expected.shape
+        difference = np.abs(actual.astype(np.float64) - expected.astype(np.float64))
+        assert np.all(difference <= bound), f"off by {difference.max()}"
+
+
+@pytest.mark.parametrize("n", [0, 1, 65535, 65536, 65537, 200_001])
+def test_sum_of_squares_equals_reference(n):
+    g = Values(n)(n)
+    partial = np.full(update.num_blocks(n), np.nan)
+    total = update.sum_of_squares(g, partial)
+    # n roundings of 2**-53 in float64, each of at most the total.
+    assert total == pytest.approx(reference.sum_of_squares(g.astype(np.float64)), rel=n * 2.0**-52, abs=0)
+    blocks = [np.sum(g[first : first + 65536].astype(np.float64) ** 2) for first in range(0, n, 65536)]
+    assert partial == pytest.approx(np.array(blocks), rel=65536 * 2.0**-52, abs=0)

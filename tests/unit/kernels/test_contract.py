@@ -1,0 +1,183 @@
+"""What every kernel promises beyond its values.
+
+The same bits for any number of threads and for any neighbours in the batch; no allocation; and a
+`prange` that the compiler really runs in parallel. Run as a program, this file prints a digest of
+every kernel's results for 1, 2 and 3 threads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import subprocess
+import sys
+
+import numba
+import numpy as np
+import pytest
+from numba.core.runtime import _nrt_python, rtsys
+
+from ddp.kernels import conv2d, dropout, flatten, linear, pool, powers, relu, softmax, squared_error, update
+from ddp.kernels.jit import set_num_threads
+
+GENERATOR = np.random.default_rng(0)
+WORDS = np.array([1, 2, 3, 2**31], np.uint64)
+SHARDS = np.array([0, 3, 3, 5, 7])
+BATCH, NUMBERS = 7, 10_007  # prime, so that threads and vector lanes never divide them
+
+
+def f(*shape):
+    return GENERATOR.standard_normal(shape).astype(np.float32)
+
+
+def labels():
+    return GENERATOR.integers(0, 10, BATCH)
+
+
+# Shapes other than the batch differ from 7 and 10007. Kernels of the first table act on each index of
+# the arrays' first axis alone; those of the second combine them.
+BY_SAMPLE = [
+    (linear.linear_forward, lambda: (f(BATCH, 37), f(37, 19), f(19), f(BATCH, 19))),
+    (linear.linear_backward_input, lambda: (f(BATCH, 19), f(37, 19), f(BATCH, 37))),
+    (conv2d.conv2d_forward, lambda: (f(BATCH, 9, 8, 3), f(3, 3, 3, 18), f(18), 1, f(BATCH, 9, 8, 18))),
+    (conv2d.conv2d_backward_input, lambda: (f(BATCH, 8, 6, 5), f(3, 3, 5, 18), 0, f(BATCH, 10, 8, 18))),
+    (relu.relu_forward, lambda: (f(NUMBERS), f(NUMBERS))),
+    (relu.relu_backward, lambda: (f(NUMBERS), f(NUMBERS), f(NUMBERS))),
+    (
+        dropout._dropout,
+        lambda: (f(BATCH, 37), *WORDS[:3], np.arange(BATCH), WORDS[3], np.float32(2), f(BATCH, 37)),
+    ),
+    (
+        pool.max_pool2d_forward,
+        lambda: (f(BATCH, 9, 8, 18), 2, f(BATCH, 4, 4, 18), np.zeros((BATCH, 4, 4, 18), np.uint8)),
+    ),
+    (
+        pool.max_pool2d_backward,
+        lambda: (f(BATCH, 4, 4, 18), np.ones((BATCH, 4, 4, 18), np.uint8), 2, f(BATCH, 9, 8, 18)),
+    ),
+    (flatten.flatten_forward, lambda: (f(BATCH, 5, 4, 18), f(BATCH, 360))),
+    (flatten.flatten_backward, lambda: (f(BATCH, 360), f(BATCH, 5, 4, 18))),
+    (softmax.softmax_forward, lambda: (f(BATCH, 10), f(BATCH, 10))),
+    (softmax.softmax_backward, lambda: (f(BATCH, 10), f(BATCH, 10), f(BATCH, 10))),
+    (softmax.cross_entropy_forward, lambda: (np.abs(f(BATCH, 10)), labels(), f(BATCH))),
+    (softmax.cross_entropy_backward, lambda: (f(BATCH, 10), labels(), f(BATCH, 10))),
+    (softmax.softmax_cross_entropy, lambda: (f(BATCH, 10), labels(), f(BATCH), f(BATCH, 10))),
+    (squared_error.squared_error, lambda: (f(BATCH, 37), f(BATCH, 37), f(BATCH), f(BATCH, 37))),
+    (powers.powers_forward, lambda: (f(BATCH, 1), f(BATCH, 5))),
+    (powers.powers_backward, lambda: (f(BATCH, 1), f(BATCH, 5), f(BATCH, 1))),
+    (
+        update.sgd_update,
+        lambda: (f(NUMBERS), f(NUMBERS), f(NUMBERS), 0.3, 0.1, 0.9, True, 0.01),
+    ),
+]
+OVER_SAMPLES = [
+    (
+        linear.linear_backward_weight,
+        lambda: (f(BATCH, 37), f(BATCH, 19), SHARDS, f(37, 19), np.zeros((37, 19))),
+    ),
+    (linear.linear_backward_bias, lambda: (f(BATCH, 83), SHARDS, f(83), np.zeros(83))),
+    (
+        conv2d.conv2d_backward_weight,
+        lambda: (f(BATCH, 9, 8, 5), f(BATCH, 9, 8, 18), SHARDS, 1, f(3, 3, 5, 18), np.zeros((3, 3, 5, 18))),
+    ),
+    (conv2d.transpose_weight, lambda: (f(3, 3, 5, 18), f(3, 3, 18, 5))),
+    (update._sums_of_squares, lambda: (f(200_001), np.zeros(4))),
+]
+KERNELS = [pytest.param(*call, id=call[0].__name__) for call in BY_SAMPLE + OVER_SAMPLES]
+
+
+def copies(arguments):
+    return [a.copy() if isinstance(a, np.ndarray) else a for a in arguments]
+
+
+def digest(arguments):
+    return hashlib.sha256(b"".join(a.tobytes() for a in arguments if isinstance(a, np.ndarray))).hexdigest()
+
+
+def print_digests():
+    for kernel, make in BY_SAMPLE + OVER_SAMPLES:
+        original = make()
+        for threads in 1, 2, 3:
+            set_num_threads(threads)
+            arguments = copies(original)
+            kernel(*arguments)
+            print(kernel.__name__, threads, digest(arguments))
+
+
+def test_results_do_not_depend_on_the_number_of_threads():
+    environment = os.environ | {"NUMBA_NUM_THREADS": "3", "PYTHONPATH": os.pathsep.join(sys.path)}
+    run = subprocess.run(
+        [sys.executable, __file__], env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    lines = [line.split() for line in run.stdout.splitlines()]
+    assert len(lines) == 3 * len(KERNELS)
+    assert {threads for _, threads, _ in lines} == {"1", "2", "3"}
+    differing = [lines[i][0] for i in range(0, len(lines), 3) if len({d for *_, d in lines[i : i + 3]}) > 1]
+    assert differing == []
+
+
+@pytest.mark.parametrize(("kernel", "make"), KERNELS[: len(BY_SAMPLE)])
+def test_a_sample_does_not_depend_on_its_neighbours(kernel, make):
+    original = make()
+    together, batch = copies(original), len(original[0])
+    kernel(*together)
+    for part in slice(0, 1), slice(1, 4), slice(4, batch):
+        alone = copies(original)
+        for index, a in enumerate(alone):
+            if isinstance(a, np.ndarray) and len(a) == batch:
+                alone[index] = np.ascontiguousarray(a[part])
+        kernel(*alone)
+        for whole, own in zip(together, alone, strict=True):
+            if isinstance(whole, np.ndarray) and len(whole) == batch:
+                assert whole[part].tobytes() == own.tobytes()
+
+
+@pytest.mark.parametrize(("kernel", "make"), [call for call in OVER_SAMPLES if "backward" in call[0].__name__])
+def test_a_shard_gives_the_same_bits_wherever_it_is_computed(kernel, make):
+    """All shards in one sweep, and each by itself with the results added in float64, in shard order."""
+    *inputs, leaf, together = make()
+    kernel(*inputs, leaf, together)
+    total = np.zeros_like(together)
+    for first, last in itertools.pairwise(SHARDS):
+        alone = [np.array([0, last - first]) if a is SHARDS else a for a in inputs]
+        alone = [a[first:last].copy() if np.ndim(a) > 1 else a for a in alone]
+        part = np.full_like(together, np.nan)
+        kernel(*alone, leaf, part)
+        assert np.array_equal(part, part.astype(np.float32))
+        total += part
+    assert total.tobytes() == together.tobytes()
+
+
+@pytest.mark.parametrize(("kernel", "make"), KERNELS)
+def test_kernel_allocates_nothing(kernel, make):
+    arguments = make()
+    kernel(*arguments)
+    was_enabled = _nrt_python.memsys_stats_enabled()
+    _nrt_python.memsys_enable_stats()
+    try:
+        before = rtsys.get_allocation_stats()
+        kernel(*arguments)
+        after = rtsys.get_allocation_stats()
+    finally:
+        if not was_enabled:
+            _nrt_python.memsys_disable_stats()
+    # Numba makes one small record of each array that is passed in, whatever its size.
+    arrays = sum(isinstance(a, np.ndarray) for a in arguments)
+    assert after.alloc - before.alloc == arrays
+    assert after.free - before.free == arrays
+
+
+@pytest.mark.parametrize(("kernel", "make"), KERNELS)
+def test_prange_is_the_only_parallel_loop(kernel, make):
+    # Compiled afresh: the compiler's report is not kept in the cache.
+    assert kernel.targetoptions["parallel"] is True
+    compiled = numba.njit(parallel=True)(kernel.py_func)
+    signature = tuple(numba.typeof(a) for a in make())
+    compiled.compile(signature)
+    assert compiled.overloads[signature].metadata["parfor_diagnostics"].count_parfors() == 1
+
+
+if __name__ == "__main__":
+    print_digests()
