@@ -1,0 +1,98 @@
+"""Which samples each step, shard and rank works on: the same arithmetic for any number of ranks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from ddp.partition import block_partition
+from ddp.rng import permutation
+
+
+@lru_cache(maxsize=2)  # the epoch that runs, and the next one, which a prefetching loader asks for early
+def _epoch_order(seed: int, epoch: int, num_samples: int) -> npt.NDArray[np.int64]:
+    order = permutation(seed, epoch, num_samples)
+    order.flags.writeable = False
+    return order
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Cuts each epoch's permutation into global batches, shards and ranks' parts.
+
+    The contract:
+
+    - An epoch visits every sample once, in the order `ddp.rng.permutation(seed, epoch, num_samples)`,
+      which no rank, thread or earlier call can change.
+    - Step `s` takes the slice `[s * batch_size, (s + 1) * batch_size)` of it; the last one may be
+      shorter (ragged) and is never dropped or padded.
+    - A batch of n samples is cut into `num_shards` contiguous shards by
+      `block_partition(n, num_shards, shard)`: the same for every number of ranks.
+    - Rank r owns the contiguous shards `block_partition(num_shards, world_size, r)`. Concatenated in
+      rank order, the ranks' parts are the global batch; a rank without shards has an empty part.
+
+    Attributes:
+        num_samples: size of the training split, at least 1.
+        batch_size: samples of a global batch, over all ranks, at least 1.
+        num_shards: logical shards of a global batch, at least 1.
+        seed: key of the permutations.
+
+    Raises:
+        ValueError: if a number is below 1.
+    """
+
+    num_samples: int
+    batch_size: int
+    num_shards: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        """Check the user's numbers."""
+        fields = {
+            "number of samples": self.num_samples,
+            "batch.size": self.batch_size,
+            "batch.shards": self.num_shards,
+        }
+        for name, value in fields.items():
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Global batches of an epoch, a ragged last one included."""
+        return -(-self.num_samples // self.batch_size)
+
+    def global_batch(self, epoch: int, step_in_epoch: int) -> npt.NDArray[np.int64]:
+        """The samples of one step, in order: (n,) int64, a read-only view, n at most `batch_size`."""
+        assert 0 <= step_in_epoch < self.steps_per_epoch, f"step {step_in_epoch} of {self.steps_per_epoch}"
+        start = step_in_epoch * self.batch_size
+        return _epoch_order(self.seed, epoch, self.num_samples)[start : start + self.batch_size]
+
+    def shard_range(self, num_in_batch: int, shard: int) -> range:
+        """Positions of a shard's samples in a global batch of `num_in_batch` samples."""
+        return block_partition(num_in_batch, self.num_shards, shard)
+
+    def rank_range(self, num_in_batch: int, rank: int, world_size: int) -> range:
+        """Positions of a rank's samples in a global batch of `num_in_batch` samples; may be empty."""
+        shards = block_partition(self.num_shards, world_size, rank)
+        if not shards:
+            return range(num_in_batch, num_in_batch)
+        first, last = self.shard_range(num_in_batch, shards[0]), self.shard_range(num_in_batch, shards[-1])
+        return range(first.start, last.stop)
+
+    def rank_shards(self, num_in_batch: int, rank: int, world_size: int) -> npt.NDArray[np.int64]:
+        """Where each of a rank's shards begins in its part of the global batch, and the end: (S + 1,) int64."""
+        shards = block_partition(self.num_shards, world_size, rank)
+        start = self.rank_range(num_in_batch, rank, world_size).start
+        ends = [self.shard_range(num_in_batch, shard).stop - start for shard in shards]
+        return np.array([0, *ends])
+
+    def max_rank_samples(self, world_size: int) -> int:
+        """The most samples that any rank gets in any step: the capacity of its workspaces.
+
+        Rank 0 has it, in a full batch: it owns the most shards, and the first shards are the longest.
+        """
+        return len(self.rank_range(min(self.batch_size, self.num_samples), 0, world_size))

@@ -1,0 +1,105 @@
+"""The sampler: every sample once an epoch, the same order and the same shards for any number of ranks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ddp.data.sampler import Sampler
+from ddp.rng import permutation
+
+samplers = st.builds(
+    Sampler,
+    num_samples=st.integers(1, 200),
+    batch_size=st.integers(1, 70),
+    num_shards=st.integers(1, 20),
+    seed=st.integers(0, 2**64 - 1),
+)
+world_sizes = st.integers(1, 25)
+
+
+@settings(deadline=None, max_examples=50)
+@given(samplers, world_sizes, st.integers(0, 3))
+def test_the_ranks_together_see_the_permutation(sampler: Sampler, world_size: int, epoch: int) -> None:
+    seen = []
+    for step in range(sampler.steps_per_epoch):
+        batch = sampler.global_batch(epoch, step)
+        for rank in range(world_size):
+            owned = sampler.rank_range(len(batch), rank, world_size)
+            seen.extend(batch[owned.start : owned.stop].tolist())
+    assert sorted(seen) == list(range(sampler.num_samples))
+    assert seen == permutation(sampler.seed, epoch, sampler.num_samples).tolist()
+
+
+@settings(deadline=None, max_examples=50)
+@given(samplers, world_sizes)
+def test_a_ranks_part_is_its_whole_shards(sampler: Sampler, world_size: int) -> None:
+    for size in (sampler.batch_size, 1, sampler.batch_size // 2):
+        owned = [list(sampler.rank_range(size, rank, world_size)) for rank in range(world_size)]
+        for shard in range(sampler.num_shards):
+            members = set(sampler.shard_range(size, shard))
+            assert not members or sum(members <= set(part) for part in owned) == 1
+
+
+@settings(deadline=None, max_examples=50)
+@given(samplers, world_sizes)
+def test_max_rank_samples_is_reached_and_never_exceeded(sampler: Sampler, world_size: int) -> None:
+    sizes = [
+        len(sampler.rank_range(len(sampler.global_batch(0, step)), rank, world_size))
+        for step in range(sampler.steps_per_epoch)
+        for rank in range(world_size)
+    ]
+    assert max(sizes) == sampler.max_rank_samples(world_size)
+
+
+def test_a_worked_example() -> None:
+    sampler = Sampler(num_samples=25, batch_size=10, num_shards=4, seed=0)
+    assert sampler.steps_per_epoch == 3
+    assert [len(sampler.global_batch(0, step)) for step in range(3)] == [10, 10, 5]
+    assert [len(sampler.shard_range(10, shard)) for shard in range(4)] == [3, 3, 2, 2]
+    assert [sampler.rank_range(10, rank, 3) for rank in range(3)] == [range(0, 6), range(6, 8), range(8, 10)]
+    assert [sampler.rank_range(5, rank, 2) for rank in range(2)] == [range(0, 3), range(3, 5)]
+    assert sampler.max_rank_samples(3) == 6
+
+
+def test_ranks_without_shards_have_empty_parts() -> None:
+    sampler = Sampler(num_samples=8, batch_size=8, num_shards=2, seed=0)
+    assert [len(sampler.rank_range(8, rank, 4)) for rank in range(4)] == [4, 4, 0, 0]
+
+
+def test_epochs_and_seeds_differ_and_visits_in_any_order_agree() -> None:
+    sampler = Sampler(num_samples=50, batch_size=50, num_shards=1, seed=1)
+    first = [sampler.global_batch(epoch, 0).tolist() for epoch in range(5)]
+    assert len({tuple(order) for order in first}) == 5
+    assert [sampler.global_batch(epoch, 0).tolist() for epoch in reversed(range(5))] == first[::-1]
+    assert Sampler(50, 50, 1, seed=2).global_batch(0, 0).tolist() != first[0]
+
+
+def test_a_batch_is_a_read_only_int64_view() -> None:
+    sampler = Sampler(num_samples=50, batch_size=20, num_shards=1, seed=1)
+    batch = sampler.global_batch(0, 1)
+    assert batch.dtype == np.int64
+    assert np.shares_memory(batch, sampler.global_batch(0, 1))
+    with pytest.raises(ValueError, match="read-only"):
+        batch[0] = 0
+
+
+@pytest.mark.parametrize("step", [-1, 3])
+def test_a_step_outside_the_epoch_is_an_error(step: int) -> None:
+    with pytest.raises(AssertionError):
+        Sampler(25, 10, 4, 0).global_batch(0, step)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "name"),
+    [
+        ((0, 1, 1), "number of samples must be at least 1, got 0"),
+        ((1, 0, 1), r"batch\.size"),
+        ((1, 1, -1), r"batch\.shards"),
+    ],
+)
+def test_numbers_below_one_are_refused(numbers: tuple[int, int, int], name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        Sampler(*numbers, seed=0)
