@@ -1,0 +1,164 @@
+"""The command line `python -m launch`: from arguments to a plan, an mpirun command and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import NoReturn
+
+from launch import supervise
+from launch.discovery import Library, find_mpirun, flavour_of, query_library
+from launch.environment import parse_assignment, rank_environment, shell_line
+from launch.errors import UsageError
+from launch.flavours import build_command
+from launch.placement import available_cores, make_plan
+
+TRAINER = (sys.executable, "-m", "ddp.train")
+"""What each rank runs: the trainer, in the Python that runs the launcher."""
+
+_CRASHES = {signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE}
+
+
+def main(
+    argv: Sequence[str] | None = None,
+    *,
+    program: Sequence[str] = TRAINER,
+    library: Callable[[], Library] = query_library,
+) -> int:
+    """Run the command line (default: `sys.argv[1:]`) and return the exit code.
+
+    What follows the first `--` goes to `program` unchanged. `program` and `library` are there for tests. The
+    user's mistakes give one line `error: ...` on stderr and exit code 2.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    cut = arguments.index("--") if "--" in arguments else len(arguments)
+    try:
+        options, unknown = _parser().parse_known_args(arguments[:cut])
+        if unknown:
+            raise UsageError(f"unknown argument {unknown[0]}: those of ddp.train go after a -- of their own")
+        return _run(options, [*program], arguments[cut + 1 :], library)
+    except UsageError as mistake:
+        _say(f"error: {mistake}")
+        return 2
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+def _run(options: argparse.Namespace, program: list[str], trainer: list[str], library: Callable[[], Library]) -> int:
+    threads = agreed_threads(options.threads, trainer)
+    plan = make_plan(options.n, threads, options.bind, available_cores())
+    flavour = flavour_of(library(), options.mpi)
+    environment = rank_environment(plan, flavour, dict(map(parse_assignment, options.env)))
+    command = build_command(
+        plan,
+        flavour,
+        mpirun=find_mpirun(flavour, Path(sys.executable).parent, os.environ.get("PATH", os.defpath)),
+        program=[*program, *trainer, *_threads_argument(options.threads, trainer)],
+        exported=environment,
+        as_root=os.geteuid() == 0,
+    )
+    if plan.warning:
+        _say(f"warning: {plan.warning}")
+    if options.dry_run:
+        sys.stdout.write(f"{plan}\n{shell_line(command, environment, os.environ)}\n")
+        return 0
+    code = supervise.run(command, {**os.environ, **environment})
+    if code - 128 in _CRASHES:
+        _say(f"error: a rank or mpirun was killed by {signal.Signals(code - 128).name} (exit code {code})")
+    return code
+
+
+def agreed_threads(launcher: int | None, trainer: Sequence[str]) -> int | None:
+    """Threads per rank as the launcher's `--threads` or the trainer's own asks for; None if neither does.
+
+    Raises:
+        UsageError: if they differ, or if the trainer's is no whole number of at least 1.
+    """
+    values = [launcher] if launcher is not None else []
+    try:
+        # The trainer's 0 leaves the choice open, as its configuration file may do.
+        values += [positive(text) for text in _values(trainer) if text != "0"]
+    except argparse.ArgumentTypeError as mistake:
+        raise UsageError(f"--threads {mistake}") from None
+    if len(set(values)) > 1:
+        different = " and ".join(f"--threads {value}" for value in dict.fromkeys(values))
+        raise UsageError(f"{different} differ: give it once, before the --")
+    return values[0] if values else None
+
+
+def _threads_argument(launcher: int | None, trainer: Sequence[str]) -> list[str]:
+    """What to add for the trainer: only what was asked for, so that a value in its configuration file stands."""
+    return [] if launcher is None or _values(trainer) else ["--threads", str(launcher)]
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1.
+
+    Raises:
+        argparse.ArgumentTypeError: if `text` is anything else.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def _values(trainer: Sequence[str]) -> list[str]:
+    """The values of all `--threads V` and `--threads=V`."""
+    apart = [value for name, value in pairwise([*trainer, ""]) if name == "--threads"]
+    return apart + [part.partition("=")[2] for part in trainer if part.startswith("--threads=")]
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see `{self.prog} --help`)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m launch", description="Start the ranks of ddp.train.", allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    run = commands.add_parser(
+        "run",
+        help="train with several ranks on this host",
+        description="Train with P ranks on this host, with the MPI library that mpi4py loads.",
+        usage="%(prog)s -n P [options] [-- ddp.train arguments]",
+        epilog="Exit code: that of the job (0 done, 2 a mistake in the arguments, see ddp.train); "
+        "130 and 143 after SIGINT and SIGTERM, which end all ranks within seconds.",
+        allow_abbrev=False,
+    )
+    placement = run.add_argument_group("ranks and cores")
+    placement.add_argument("-n", type=positive, required=True, metavar="P", help="number of ranks (required)")
+    placement.add_argument(
+        "--threads", type=positive, metavar="T", help="threads per rank (default: cores of this host / P)"
+    )
+    placement.add_argument(
+        "--bind",
+        choices=("auto", "core", "none"),
+        default="auto",
+        help="core: each rank keeps T physical cores to itself; none: ranks run on any core; "
+        "auto: as none (default: %(default)s)",
+    )
+    mpi = run.add_argument_group("MPI")
+    mpi.add_argument(
+        "--mpi",
+        choices=("auto", "openmpi", "mpich"),
+        default="auto",
+        help="the MPI to use; auto: the one that mpi4py loads (default: %(default)s)",
+    )
+    mpi.add_argument(
+        "--env",
+        action="append",
+        default=[],
+        metavar="K=V",
+        help="set a variable for every rank, overriding the launcher's; may be repeated (default: none)",
+    )
+    run.add_argument("--dry-run", action="store_true", help="print the plan and the command, start nothing")
+    return parser
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(" ".join(line.split()) + "\n")

@@ -1,0 +1,110 @@
+"""Runs mpirun as a child, passes signals on to it, and leaves no rank behind.
+
+mpirun and its ranks get a session of their own, so that a Ctrl-C in the terminal reaches them once, through
+the launcher. Open MPI puts each rank into a process group of its own but leaves it in mpirun's session, and
+its ranks outlive an mpirun that was killed: they are ended by their session. MPICH's ranks have sessions of
+their own, and its proxy ends them as soon as mpirun is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+
+GRACE_S = 5.0
+"""How long ranks may take to end after the first SIGINT, SIGTERM or SIGHUP, in seconds."""
+
+_Handler = Callable[[int, FrameType | None], None]
+
+
+def run(command: Sequence[str], environment: Mapping[str, str], grace_s: float = GRACE_S) -> int:
+    """Run `command` to its end in this environment and return its exit code; its output is not touched.
+
+    A child killed by signal n counts as 128 + n. SIGINT, SIGTERM and SIGHUP are passed on; what still runs
+    `grace_s` seconds later, or at the second such signal, is killed, and 128 plus the first signal is
+    returned. SIGUSR1, the trainer's request for a checkpoint, is passed on and nothing else. While it runs,
+    the handlers of these signals and the real-time interval timer of this process are in use; call it from
+    the main thread.
+
+    Raises:
+        OSError: if the command cannot be started.
+    """
+    job = _Job(grace_s)
+    with _handling(job.handlers()):
+        child = subprocess.Popen(command, env=dict(environment), stdin=subprocess.DEVNULL, start_new_session=True)
+        job.started(child.pid)
+        code = child.wait()
+    _kill_session(child.pid)
+    if job.stopped_by is not None:
+        return 128 + job.stopped_by
+    return code if code >= 0 else 128 - code
+
+
+class _Job:
+    """mpirun while it runs, and what a signal to the launcher does to it."""
+
+    def __init__(self, grace_s: float) -> None:
+        self.grace_s = grace_s
+        self.pid: int | None = None
+        self.stopped_by: int | None = None
+
+    def handlers(self) -> dict[int, _Handler]:
+        handlers: dict[int, _Handler] = {
+            signal.SIGINT: self.stop,
+            signal.SIGTERM: self.stop,
+            signal.SIGHUP: self.stop,
+            signal.SIGUSR1: self.forward,
+            signal.SIGALRM: self.kill,
+        }
+        # nohup's way to let a job outlive its terminal.
+        if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+            del handlers[signal.SIGHUP]
+        return handlers
+
+    def started(self, pid: int) -> None:
+        self.pid = pid
+        # A signal may have come while the child was being made.
+        if self.stopped_by is not None:
+            self.forward(self.stopped_by, None)
+
+    def forward(self, number: int, _frame: FrameType | None) -> None:
+        if self.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def stop(self, number: int, _frame: FrameType | None) -> None:
+        if self.stopped_by is not None:
+            self.kill(number, None)
+            return
+        self.stopped_by = number
+        signal.setitimer(signal.ITIMER_REAL, self.grace_s)
+        self.forward(number, None)
+
+    def kill(self, _number: int, _frame: FrameType | None) -> None:
+        if self.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def _handling(handlers: Mapping[int, _Handler]) -> Iterator[None]:
+    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _kill_session(session: int) -> None:
+    """End what mpirun left behind; without a /proc there is nothing to look it up in."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if os.getsid(int(entry.name)) == session:
+                os.kill(int(entry.name), signal.SIGKILL)

@@ -1,0 +1,260 @@
+"""Real ranks under the mpirun of this Python's MPI library, with tiny programs in place of the trainer."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from launch import supervise
+
+TIMEOUT_S = 60
+ROOT = Path(__file__).parents[2]
+
+LAUNCHER = """
+import json, sys
+from launch.cli import main
+sys.exit(main(json.loads(sys.argv[1]), program=json.loads(sys.argv[2])))
+"""
+
+# Only rank 0 reads: MPICH leaves the standard input of the others open, and they would wait for ever.
+REPORT = """
+import json, os, sys
+from mpi4py import MPI
+seen = {
+    "rank": MPI.COMM_WORLD.rank,
+    "size": MPI.COMM_WORLD.size,
+    "arguments": sys.argv[1:],
+    "input": "" if MPI.COMM_WORLD.rank else sys.stdin.read(),
+    "environment": dict(os.environ),
+    "cores": len(os.sched_getaffinity(0)),
+}
+for one in MPI.COMM_WORLD.gather(seen) or []:
+    print(json.dumps(one), flush=True)
+"""
+
+EXIT = """
+import sys
+from mpi4py import MPI
+sys.exit(int(sys.argv[1]))
+"""
+
+# Ranks write their process id to the folder of the first argument: the test sees whether they are gone.
+WAIT = """
+import os, pathlib, signal, sys, time
+if "stubborn" in sys.argv:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+signal.signal(signal.SIGUSR1, lambda *_: os._exit(7))
+from mpi4py import MPI
+MPI.COMM_WORLD.Barrier()
+folder = pathlib.Path(sys.argv[1])
+(folder / f"{os.getpid()}.tmp").touch()
+(folder / f"{os.getpid()}.tmp").rename(folder / f"{os.getpid()}.pid")
+time.sleep(300)
+"""
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts `python -m launch` with another program for the ranks."""
+    started: list[subprocess.Popen[str]] = []
+
+    def _start(program: str, *arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", LAUNCHER, json.dumps(arguments)]
+        process = subprocess.Popen(
+            [*command, json.dumps([sys.executable, "-c", program])],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield _start
+    for process in started:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)  # twice: at once, and with all ranks
+            process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=TIMEOUT_S)
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=TIMEOUT_S)
+    return process.returncode, out, err
+
+
+def wait_for(condition: Callable[[], bool]) -> bool:
+    """Whether it comes true within the time-out."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return condition()
+
+
+def running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+def pids_of(folder: Path) -> list[int]:
+    return [int(path.stem) for path in folder.glob("*.pid")]
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_all_ranks_start_with_the_same_surroundings(ranks: int, start: Start) -> None:
+    arguments = ("--threads", "1", "--env", "X=a b;c,d", "--", "--seed", "[1, 2]")
+    code, out, err = finish(start(REPORT, "run", "-n", str(ranks), *arguments))
+    assert code == 0, err
+    seen = [json.loads(line) for line in out.splitlines()]
+    assert [one["rank"] for one in seen] == list(range(ranks))
+    for one in seen:
+        assert one["size"] == ranks
+        assert one["arguments"] == ["--seed", "[1, 2]", "--threads", "1"]
+        assert one["input"] == ""
+        assert one["cores"] == len(os.sched_getaffinity(0))
+        assert one["environment"]["X"] == "a b;c,d"
+        assert one["environment"]["NUMBA_NUM_THREADS"] == "1"
+        assert one["environment"]["OPENBLAS_NUM_THREADS"] == "1"
+        crowded = ranks > len(os.sched_getaffinity(0))
+        assert ("OMP_WAIT_POLICY" in one["environment"]) == (crowded or "OMP_WAIT_POLICY" in os.environ)
+
+
+def test_bound_ranks_have_a_core_each(start: Start) -> None:
+    code, out, err = finish(start(REPORT, "run", "-n", "1", "--threads", "1", "--bind", "core"))
+    assert code == 0, err
+    cores = json.loads(out)["cores"]
+    # One physical core may be several hardware threads.
+    assert cores == 1 or cores < len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize("code", [0, 2, 3, 75])
+def test_the_exit_code_is_passed_on(code: int, start: Start) -> None:
+    assert finish(start(EXIT, "run", "-n", "2", "--threads", "1", "--", str(code)))[0] == code
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_ends_all_ranks(number: int, code: int, start: Start, tmp_path: Path) -> None:
+    process = start(WAIT, "run", "-n", "2", "--threads", "1", "--", str(tmp_path))
+    assert wait_for(lambda: len(pids_of(tmp_path)) == 2)
+    process.send_signal(number)
+    assert finish(process)[0] == code
+    assert wait_for(lambda: not any(map(running, pids_of(tmp_path))))
+
+
+def test_ranks_that_ignore_the_signal_are_killed(start: Start, tmp_path: Path) -> None:
+    process = start(WAIT, "run", "-n", "2", "--threads", "1", "--", str(tmp_path), "stubborn")
+    assert wait_for(lambda: len(pids_of(tmp_path)) == 2)
+    process.send_signal(signal.SIGTERM)
+    assert finish(process)[0] == 143
+    assert wait_for(lambda: not any(map(running, pids_of(tmp_path))))
+
+
+def test_sigusr1_reaches_the_ranks_and_their_exit_code_comes_back(start: Start, tmp_path: Path) -> None:
+    process = start(WAIT, "run", "-n", "2", "--threads", "1", "--", str(tmp_path))
+    assert wait_for(lambda: len(pids_of(tmp_path)) == 2)
+    process.send_signal(signal.SIGUSR1)
+    assert finish(process)[0] == 7
+    assert wait_for(lambda: not any(map(running, pids_of(tmp_path))))
+
+
+def test_no_rank_outlives_a_killed_mpirun(start: Start, tmp_path: Path) -> None:
+    process = start(WAIT, "run", "-n", "2", "--threads", "1", "--", str(tmp_path), "stubborn")
+    assert wait_for(lambda: len(pids_of(tmp_path)) == 2)
+    (mpirun,) = map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())
+    os.kill(mpirun, signal.SIGKILL)
+    code, _, err = finish(process)
+    assert code == 128 + signal.SIGKILL
+    assert "killed by SIGKILL" in err
+    assert wait_for(lambda: not any(map(running, pids_of(tmp_path))))
+
+
+def test_the_dry_runs_command_can_be_pasted(start: Start) -> None:
+    arguments = ("run", "-n", "2", "--threads", "1", "--env", "X=it's", "--dry-run", "--", "--seed", "$0")
+    code, out, err = finish(start(REPORT, *arguments))
+    assert code == 0, err
+    assert out.startswith("2 ranks x 1 thread on ")
+    line = out.partition("\n")[2]
+    # `timeout` ends mpirun as well, where subprocess's own time-out would end the shell only.
+    limited = ["timeout", "-k", "5", str(TIMEOUT_S), "sh", "-c", line]
+    done = subprocess.run(limited, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
+    seen = [json.loads(text) for text in done.stdout.splitlines()]
+    assert len(seen) == 2
+    for one in seen:
+        assert one["size"] == 2
+        assert one["arguments"] == ["--seed", "$0", "--threads", "1"]
+        assert one["environment"]["X"] == "it's"
+
+
+def test_python_m_launch_from_the_command_line() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "launch", "run", "-n", "0"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+
+
+# The supervision alone, with a shell in place of mpirun: each of these would hang or leak if it failed.
+
+
+def test_a_child_killed_by_a_signal() -> None:
+    assert supervise.run(["sh", "-c", "kill -SEGV $$"], os.environ) == 128 + signal.SIGSEGV
+
+
+def test_output_and_environment_are_the_childs(capfd: pytest.CaptureFixture[str]) -> None:
+    assert supervise.run(["/bin/sh", "-c", "echo $X; echo e >&2; cat; exit 5"], {"X": "x y"}) == 5
+    assert capfd.readouterr() == ("x y\n", "e\n")
+
+
+def test_handlers_are_put_back() -> None:
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGALRM)
+    before = [signal.getsignal(number) for number in numbers]
+    supervise.run(["true"], os.environ)
+    with pytest.raises(FileNotFoundError):
+        supervise.run(["/no/such/mpirun"], os.environ)
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+@pytest.mark.parametrize("name", ["INT", "TERM", "HUP", "USR1"])
+def test_the_child_gets_the_signal_before_it_is_killed(name: str, tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    handled = f"trap 'touch {mark}; exit 9' {name}; kill -{name} {os.getpid()}; sleep 2; exit 1"
+    stopped = 9 if name == "USR1" else 128 + signal.Signals[f"SIG{name}"]
+    assert supervise.run(["sh", "-c", handled], os.environ) == stopped
+    assert mark.exists()
+
+
+def test_what_outlasts_the_grace_is_killed() -> None:
+    stubborn = f"trap '' TERM; kill -TERM {os.getpid()}; while :; do sleep 0.1; done"
+    assert supervise.run(["sh", "-c", stubborn], os.environ, grace_s=0.3) == 143
+
+
+def test_the_second_signal_kills_at_once() -> None:
+    twice = f"trap '' INT; kill -INT {os.getpid()}; sleep 0.2; kill -INT {os.getpid()}; sleep 300"
+    assert supervise.run(["sh", "-c", twice], os.environ, grace_s=600) == 130
+
+
+def test_what_the_child_leaves_behind_is_ended(tmp_path: Path) -> None:
+    orphan = tmp_path / "pid"
+    supervise.run(["sh", "-c", f"sleep 300 & echo $! > {orphan}"], os.environ)
+    assert wait_for(lambda: not running(int(orphan.read_text())))

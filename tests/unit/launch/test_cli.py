@@ -1,0 +1,131 @@
+"""The command line: what is refused, and what a dry run shows."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from launch import cli
+from launch.discovery import Library
+from launch.errors import UsageError
+
+
+def library() -> Library:
+    return Library("Open MPI", (5, 0, 11))
+
+
+@pytest.fixture
+def openmpi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An Open MPI 5 that is found first, and 4 cores."""
+    mpirun = tmp_path / "mpirun"
+    mpirun.write_text("#!/bin/sh\necho 'mpirun (Open MPI) 5.0.11'\n")
+    mpirun.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setattr(cli, "available_cores", lambda: 4)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    for name in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    return mpirun
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ("", "COMMAND"),
+        ("walk", "walk"),
+        ("run", "-n"),
+        ("run -n", "-n"),
+        ("run -n 0", "'0'"),
+        ("run -n -2", "-n"),
+        ("run -n 1.5", "'1.5'"),
+        ("run -n 2 --threads 0", "--threads: '0'"),
+        ("run -n 2 --threads many", "'many'"),
+        ("run -n 2 --thr 1", "--thr"),
+        ("run -n 2 --model.name mlp", "--model.name"),
+        ("run -n 2 stray", "stray"),
+        ("run -n 2 --bind socket", "'socket'"),
+        ("run -n 2 --mpi lam", "'lam'"),
+        ("run -n 2 --mpi mpich", "--mpi mpich, but mpi4py loads Open MPI 5.0.11"),
+        ("run -n 2 --env NAME", "'NAME'"),
+        ("run -n 2 --env =x", "'=x'"),
+        ("run -n 2 --env OMP_NUM_THREADS=7", "OMP_NUM_THREADS=7"),
+        ("run -n 5 --bind core", "5 x 1"),
+        ("run -n 2 --threads 1 -- --threads 2", "--threads 1 and --threads 2"),
+        ("run -n 2 -- --threads=1 --threads 2", "--threads 2 and --threads 1"),
+        ("run -n 2 -- --threads", "''"),
+        ("run -n 2 -- --threads=two", "'two'"),
+    ],
+)
+@pytest.mark.usefixtures("openmpi")
+def test_mistakes_give_one_line_and_exit_code_2(arguments: str, named: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(arguments.split(), program=["false"], library=library) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.index("\n") == len(err) - 1
+    assert named in err
+
+
+def test_no_mpirun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    assert cli.main(["run", "-n", "1"], library=library) == 2
+    assert capfd.readouterr().err.startswith("error: no mpirun")
+
+
+def test_dry_run_shows_plan_and_command(openmpi: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    trainer = ["--model.hidden", "[8, 8]", "--", "-n"]
+    arguments = ["run", "-n", "2", "--env", "X=a b", "--dry-run", "--"]
+    assert cli.main(arguments + trainer, program=["prog"], library=library) == 0
+    out, err = capfd.readouterr()
+    plan, command = out.splitlines()
+    assert plan == "2 ranks x 2 threads on 4 cores of this host, not bound; none idle"
+    assert command == (
+        "NUMBA_NUM_THREADS=2 OMP_NUM_THREADS=2 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 X='a b' "
+        f"{openmpi} -n 2 --stdin none --map-by :OVERSUBSCRIBE --bind-to none "
+        "-x NUMBA_NUM_THREADS -x OMP_NUM_THREADS -x OPENBLAS_NUM_THREADS -x MKL_NUM_THREADS -x X "
+        "prog --model.hidden '[8, 8]' -- -n"
+    )
+    assert err == ""
+
+
+@pytest.mark.usefixtures("openmpi")
+def test_a_crowded_plan_is_run_but_warned_of(capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "-n", "8", "--dry-run"], program=["prog"], library=library) == 0
+    assert "warning: 8 threads share 4 cores" in capfd.readouterr().err
+
+
+@pytest.mark.usefixtures("openmpi")
+@pytest.mark.parametrize("given", [["--threads", "3"], ["--threads=3"]])
+def test_the_trainers_own_threads_are_the_plans(given: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "-n", "1", "--dry-run", "--", *given], program=["prog"], library=library) == 0
+    plan, command = capfd.readouterr().out.splitlines()
+    assert plan.startswith("1 rank x 3 threads on 4 cores")
+    assert shlex.split(command)[-1 - len(given) :] == ["prog", *given]
+    assert "NUMBA_NUM_THREADS=3 " in command
+
+
+def test_agreed_threads() -> None:
+    assert cli.agreed_threads(None, ["--seed", "1"]) is None
+    assert cli.agreed_threads(2, ["--threads", "2", "--threads=2"]) == 2
+    assert cli.agreed_threads(None, ["--threads=4"]) == 4
+    with pytest.raises(UsageError, match="--threads 2 and --threads 4 differ"):
+        cli.agreed_threads(2, ["--threads=4"])
+
+
+def test_the_default_program_is_the_trainer(openmpi: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "-n", "1", "--dry-run"], library=library) == 0
+    assert f"{cli.TRAINER[0]} -m ddp.train\n" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("command", [["--help"], ["run", "--help"]])
+def test_help(command: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(command)
+    assert ended.value.code == 0
+    assert "run" in capfd.readouterr().out
