@@ -1,0 +1,142 @@
+"""Checkpoints: atomic, pickle-free, independent of the number of ranks.
+
+A checkpoint is one safetensors file: the parameters under PyTorch's names, the optimizer's buffers
+beside them as `optimizer.<buffer>.<parameter>`, and the step, configuration and a checksum as metadata.
+Every random draw is a function of the step, so these resume the run exactly where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from ddp.config import Config, to_dict
+from ddp.kernels.types import Float32
+
+SUFFIX = ".safetensors"
+# What a resumed run may set anew; everything else decides which numbers are computed.
+FREE_SECTIONS = {"threads", "train", "comm", "checkpoint", "output"}
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used: missing, damaged, or of another run."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state of a run after `step` steps."""
+
+    step: int
+    config: dict[str, Any]
+    parameters: dict[str, Float32]
+    optimizer: dict[str, dict[str, Float32]]
+    """By buffer, then by parameter."""
+
+
+def parameters_sha256(state: Mapping[str, Float32]) -> str:
+    """SHA-256 of the parameters in state-dict order, as little-endian float32."""
+    digest = hashlib.sha256()
+    for tensor in state.values():
+        digest.update(np.ascontiguousarray(tensor, dtype="<f4").data)
+    return digest.hexdigest()
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that it is either all there or not at all, even if the machine stops meanwhile."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def save_model(path: Path, state: Mapping[str, Float32]) -> None:
+    """Write parameters alone, as `torch.nn.Module.load_state_dict` takes them."""
+    write_atomically(path, save(dict(state), {"parameters_sha256": parameters_sha256(state)}))
+
+
+def checkpoint_path(directory: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return directory / f"step-{step:08d}{SUFFIX}"
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint."""
+    tensors = dict(checkpoint.parameters)
+    for buffer, state in checkpoint.optimizer.items():
+        tensors |= {f"optimizer.{buffer}.{name}": tensor for name, tensor in state.items()}
+    metadata = {
+        "step": str(checkpoint.step),
+        "config": json.dumps(checkpoint.config),
+        "sha256": parameters_sha256(dict(sorted(tensors.items()))),
+    }
+    write_atomically(path, save(tensors, metadata))
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint and verify its checksum.
+
+    Raises:
+        CheckpointError: if the file is missing, truncated, damaged, or not a checkpoint.
+    """
+    try:
+        with safe_open(path, "numpy") as file:
+            metadata = file.metadata() or {}
+            tensors: dict[str, Float32] = {name: file.get_tensor(name) for name in file.keys()}
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"checkpoint {path}: cannot be read ({error}); give another with --resume") from None
+    if metadata.get("sha256") != parameters_sha256(dict(sorted(tensors.items()))):
+        raise CheckpointError(f"checkpoint {path}: its checksum is wrong or missing; give another with --resume")
+    optimizer: dict[str, dict[str, Float32]] = {}
+    for key in [key for key in tensors if key.startswith("optimizer.")]:
+        _, buffer, name = key.split(".", 2)
+        optimizer.setdefault(buffer, {})[name] = tensors.pop(key)
+    return Checkpoint(int(metadata["step"]), json.loads(metadata["config"]), tensors, optimizer)
+
+
+def find_checkpoints(directory: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first."""
+    return sorted(directory.glob(f"step-*{SUFFIX}"))
+
+
+def delete_old_checkpoints(directory: Path, keep: int) -> None:
+    """Delete all but the newest `keep`; 0 keeps all."""
+    if keep:
+        for path in find_checkpoints(directory)[:-keep]:
+            path.unlink()
+
+
+def check_same_run(checkpoint: Checkpoint, config: Config, path: Path) -> None:
+    """Refuse a checkpoint whose configuration would have computed other numbers.
+
+    Raises:
+        CheckpointError: naming the first field that differs, and both values.
+    """
+    mine, theirs = _flatten(to_dict(config)), _flatten(checkpoint.config)
+    for name, value in mine.items():
+        if name.split(".")[0] not in FREE_SECTIONS and theirs.get(name) != value:
+            raise CheckpointError(
+                f"{name} = {value}: checkpoint {path} was made with {theirs.get(name)}; use that, or start a new run"
+            )
+
+
+def _flatten(config: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        flat |= {f"{name}.{field}": item for field, item in value.items()} if isinstance(value, dict) else {name: value}
+    return flat

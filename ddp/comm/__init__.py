@@ -1,0 +1,1 @@
+"""The only folder that imports mpi4py: the ranks, the reducers, and how a run fails."""

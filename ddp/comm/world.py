@@ -1,0 +1,189 @@
+"""All ranks, and what they do together."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar, cast
+
+import numpy as np
+import numpy.typing as npt
+from mpi4py import MPI
+
+from ddp.comm import environment
+from ddp.comm.failure import DifferingRankError, UserError, WrongLauncherError
+
+Result = TypeVar("Result")
+POLL_S = 0.01
+
+
+class World:
+    """The ranks of this run (MPI_COMM_WORLD), and those of this rank's node.
+
+    Attributes:
+        rank: this process, counted from 0.
+        size: number of ranks (`world_size`).
+        local_rank: this rank among those of its node.
+        local_size: ranks on this node.
+        node_rank: this node, counted from 0 in the order of its first rank.
+        num_nodes: number of nodes.
+        host: this node's name.
+    """
+
+    def __init__(self, comm: MPI.Intracomm = MPI.COMM_WORLD) -> None:
+        """Join the world.
+
+        Args:
+            comm: its ranks, all of the run's by default; it is duplicated.
+
+        Raises:
+            WrongLauncherError: if the launcher started more processes than this MPI library sees.
+        """
+        self.comm = comm.Dup()
+        self.rank, self.size = self.comm.rank, self.comm.size
+        if comm == MPI.COMM_WORLD:
+            self._check_launcher()
+        self.node = self.comm.Split_type(MPI.COMM_TYPE_SHARED, key=self.rank)
+        self.local_rank, self.local_size = self.node.rank, self.node.size
+        leaders = sorted(set(self.comm.allgather(self.node.bcast(self.rank))))
+        self.node_rank, self.num_nodes = leaders.index(self.node.bcast(self.rank)), len(leaders)
+        self.host = MPI.Get_processor_name()
+
+    def _check_launcher(self) -> None:
+        launched = environment.launched_world_size()
+        if self.size < launched:
+            vendor, version = MPI.get_vendor()
+            raise WrongLauncherError(
+                f"the launcher started {launched} processes but each is rank 0 of {self.size}: mpi4py loads {vendor}"
+                f" {'.'.join(map(str, version))} and the launcher belongs to another MPI (or, under srun, speaks"
+                " another PMI); use that library's own mpirun, as `python -m launch run -n P` does"
+            )
+
+    @property
+    def is_root(self) -> bool:
+        """Whether this is the rank that writes and shows."""
+        return self.rank == 0
+
+    def mpi_library(self) -> str:
+        """Name and version of the MPI library."""
+        return MPI.Get_library_version().strip("\0 \n").splitlines()[0]
+
+    def run_together(self, action: Callable[[], Result]) -> Result:
+        """Run `action` on every rank; if it is the user's mistake on any, fail on all.
+
+        Args:
+            action: what each rank does; collectives in it must not depend on its success.
+
+        Raises:
+            UserError: on all ranks, where `action` raised ValueError or OSError on one; names that rank.
+        """
+        result: Result
+        message = None
+        try:
+            result = action()
+        except (ValueError, OSError) as error:
+            message = str(error)
+        messages = self.comm.allgather(message)
+        for rank, text in enumerate(messages):
+            if text is not None:
+                raise UserError(text, rank)
+        return result
+
+    def run_on_root(self, action: Callable[[], Result]) -> Result:
+        """Run `action` on rank 0 and give every rank its (pickled) result, or fail on all as `run_together`."""
+        result = self.run_together(lambda: (action() if self.is_root else None,))
+        return self.comm.bcast(result, root=0)[0]  # type: ignore[no-any-return]
+
+    def share_on_node(self, load: Callable[[], npt.NDArray[np.generic]]) -> npt.NDArray[np.generic]:
+        """One rank of the node loads an array; all of them get the same memory, read-only.
+
+        The array goes through an unlinked file in $TMPDIR, so its pages are shared and vanish with
+        the last rank. Files rather than MPI-3 windows, since containers give /dev/shm only 64 MB.
+
+        Raises:
+            ValueError or OSError: on all ranks of the node, where `load` raised it.
+        """
+        if self.local_size == 1:
+            array = load()
+            array.setflags(write=False)
+            return array
+        path: Path | None = None
+        error: Exception | None = None
+        if self.local_rank == 0:
+            try:
+                path = _save_temporary(load())
+            except (ValueError, OSError) as raised:
+                error = raised
+        path, error = self.node.bcast((path, error))
+        if error is not None:
+            raise error
+        assert path is not None
+        array = np.load(path, mmap_mode="r")
+        self.node.Barrier()
+        if self.local_rank == 0:
+            path.unlink()
+        return cast("npt.NDArray[np.generic]", array)
+
+    def first_on_node(self, action: Callable[[], None]) -> None:
+        """Run `action` on one rank of each node, then on the others, which meanwhile sleep.
+
+        They poll a non-blocking barrier rather than wait in one: 7 ranks spinning on 2 cores would take
+        most of them from the rank that works.
+        """
+        if self.local_rank == 0:
+            action()
+        request = self.node.Ibarrier()
+        while not request.Test():
+            time.sleep(POLL_S)
+        if self.local_rank > 0:
+            action()
+
+    def check_agreement(self, facts: Mapping[str, str]) -> None:
+        """Compare named facts, such as checksums, over all ranks.
+
+        Raises:
+            DifferingRankError: on all ranks, naming the first fact and rank that differ from most.
+        """
+        gathered = self.comm.allgather((dict(facts), self.host))
+        for name in facts:
+            values = [other[name] for other, _ in gathered]
+            common = max(values, key=values.count)
+            for rank, value in enumerate(values):
+                if value != common:
+                    raise DifferingRankError(name, rank, gathered[rank][1], value, common)
+
+    def all_reduce(self, array: npt.NDArray[np.generic]) -> None:
+        """Sum an array over all ranks, in place."""
+        if self.size > 1:
+            self.comm.Allreduce(MPI.IN_PLACE, array, op=MPI.SUM)
+
+    def all_gather_rows(self, row: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Every rank's row of numbers: (n,) -> (world_size, n)."""
+        rows = np.empty((self.size, row.size))
+        self.comm.Allgather(row, rows)
+        return rows
+
+    def threads_per_rank(self) -> int:
+        """The node's cores divided by its ranks, at least 1 and never more than this rank may use."""
+        mine = os.sched_getaffinity(0)
+        node = set().union(*self.node.allgather(mine))
+        fair = max(1, len(node) // self.local_size)
+        return int(self.node.allreduce(min(fair, len(mine)), op=MPI.MIN))
+
+    def abort(self, code: int) -> None:
+        """End every rank of the run at once with an exit code."""
+        self.comm.Abort(code)
+
+
+def _save_temporary(array: npt.NDArray[np.generic]) -> Path:
+    handle, name = tempfile.mkstemp(prefix="ddp-share-", suffix=".npy")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.save(file, array, allow_pickle=False)
+    except BaseException:
+        os.unlink(name)
+        raise
+    return Path(name)

@@ -1,0 +1,230 @@
+"""What a run is: frozen dataclasses, filled from defaults, then a TOML file, then the command line.
+
+Every field is `section.field` in all three places. Command line and TOML are read by jsonargparse
+(docs/decisions/0002-configuration-library.md says why); this module says which fields there are, which
+values make sense, and turns what is wrong into one line that names the value and the fix.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+class ConfigError(ValueError):
+    """A mistake in the command line or the configuration: one line with the value and the fix."""
+
+
+def _require(condition: bool, name: str, value: object, fix: str) -> None:
+    if not condition:
+        raise ConfigError(f"{name} = {value}: {fix}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The network."""
+
+    name: Literal["polynomial", "mlp", "mnist_cnn"] = "mlp"
+    """polynomial: linear regression; mlp: softmax(W2 ReLU(W1 ReLU(W0 x))); mnist_cnn: 2 convolutions, 2 linear."""
+    degree: int = 2
+    """Degree of `polynomial`."""
+    hidden: tuple[int, ...] = (512, 512)
+    """Widths of the hidden layers of `mlp`, in units."""
+    bias: bool = False
+    """Whether the layers of `mlp` add a bias; the slides' do not."""
+    dropout: bool = True
+    """Whether `mnist_cnn` drops out activations in training (ratios 0.25 and 0.5)."""
+
+    def __post_init__(self) -> None:
+        _require(self.degree >= 0, "model.degree", self.degree, "use 0 or more")
+        positive = all(width >= 1 for width in self.hidden)
+        _require(positive, "model.hidden", list(self.hidden), "every width must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """The training and test data."""
+
+    name: Literal["digits", "mnist", "fashion_mnist", "synthetic", "polynomial"] = "digits"
+    """digits: embedded 8x8; mnist, fashion_mnist: IDX files; synthetic: generated images; polynomial: generated."""
+    root: str = ""
+    """Directory of the data set's files; empty: search the usual places."""
+    shape: tuple[int, int, int] = (1, 28, 28)
+    """Channels, height and width of a `synthetic` image, in pixels."""
+    samples: int = 1000
+    """Training samples of `synthetic` and `polynomial`."""
+    classes: int = 10
+    """Classes of `synthetic`."""
+    coefficients: tuple[float, ...] = (1.0, -2.0, 3.0)
+    """Generating coefficients of `polynomial`, constant term first."""
+    noise: float = 0.1
+    """Standard deviation of the noise on the targets of `polynomial`."""
+
+    def __post_init__(self) -> None:
+        _require(self.samples >= 1, "data.samples", self.samples, "use 1 or more")
+        _require(self.classes >= 2, "data.classes", self.classes, "use 2 or more")
+        _require(min(self.shape) >= 1, "data.shape", list(self.shape), "every size must be at least 1")
+        _require(len(self.coefficients) >= 1, "data.coefficients", [], "give at least one coefficient")
+        _require(self.noise >= 0, "data.noise", self.noise, "use 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchConfig:
+    """The global minibatch."""
+
+    size: int = 64
+    """Samples of one SGD step, over all ranks."""
+    shards: int = 8
+    """Logical shards of a step, dealt to the ranks in contiguous runs; more ranks than shards leaves ranks idle."""
+
+    def __post_init__(self) -> None:
+        _require(self.size >= 1, "batch.size", self.size, "a step needs at least 1 sample")
+        _require(self.shards >= 1, "batch.shards", self.shards, "use 1 or more")
+        fix = f"more shards than the {self.size} samples of batch.size; use at most {self.size}"
+        _require(self.shards <= self.size, "batch.shards", self.shards, fix)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """The objective."""
+
+    reduction: Literal["mean", "sum"] = "mean"
+    """Whether a step descends the mean loss of its samples, or their sum as the slides write it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """The update rule."""
+
+    name: Literal["sgd"] = "sgd"
+    """sgd: as torch.optim.SGD."""
+    lr: float = 0.1
+    """Learning rate (the slides' eta)."""
+    momentum: float = 0.9
+    """Momentum factor; 0: the slides' plain SGD."""
+    nesterov: bool = False
+    """Whether momentum looks ahead (Nesterov)."""
+    weight_decay: float = 0.0
+    """L2 penalty: weight_decay * w is added to the gradient."""
+
+    def __post_init__(self) -> None:
+        _require(self.lr >= 0, "optimizer.lr", self.lr, "use 0 or more")
+        _require(0 <= self.momentum < 1, "optimizer.momentum", self.momentum, "use a value in [0, 1)")
+        _require(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, "use 0 or more")
+        fix = "needs optimizer.momentum above 0"
+        _require(not self.nesterov or self.momentum > 0, "optimizer.nesterov", "true", fix)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """How the learning rate changes."""
+
+    name: Literal["constant", "cosine"] = "constant"
+    """constant: optimizer.lr throughout; cosine: from optimizer.lr to 0 at the last step, along half a cosine."""
+    warmup_epochs: float = 0.0
+    """Epochs over which the learning rate first rises linearly to its full value."""
+
+    def __post_init__(self) -> None:
+        _require(self.warmup_epochs >= 0, "schedule.warmup_epochs", self.warmup_epochs, "use 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long to train and when to look."""
+
+    epochs: int = 20
+    """Passes over the training set."""
+    steps: int = 0
+    """SGD steps after which to end early; 0: run all epochs."""
+    evaluate_every: int = 1
+    """Epochs between evaluations on the test set; 0: never."""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """What to do when a gradient has a NaN or an infinity: stop with exit code 3, or skip that update."""
+
+    def __post_init__(self) -> None:
+        _require(self.epochs >= 0, "train.epochs", self.epochs, "use 0 or more")
+        _require(self.steps >= 0, "train.steps", self.steps, "use 0 or more")
+        _require(self.evaluate_every >= 0, "train.evaluate_every", self.evaluate_every, "use 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommConfig:
+    """How gradients are combined."""
+
+    reducer: Literal["naive", "flat", "dummy"] = "flat"
+    """naive: one Allreduce a parameter; flat: one for all; dummy: none, the bound (ranks then diverge)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """What is kept to resume from."""
+
+    every_steps: int = 0
+    """Steps between checkpoints; 0: none by steps."""
+    every_epochs: int = 1
+    """Epochs between checkpoints; 0: none by epochs."""
+    keep: int = 2
+    """Newest checkpoints kept; 0: all."""
+
+    def __post_init__(self) -> None:
+        _require(self.every_steps >= 0, "checkpoint.every_steps", self.every_steps, "use 0 or more")
+        _require(self.every_epochs >= 0, "checkpoint.every_epochs", self.every_epochs, "use 0 or more")
+        _require(self.keep >= 0, "checkpoint.keep", self.keep, "use 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputConfig:
+    """Where results go."""
+
+    dir: str = "runs"
+    """Directory that holds run directories."""
+    name: str = ""
+    """Name of this run's directory; empty: <model>-<data>-<time>."""
+    log_every: int = 10
+    """Steps between `step` records in metrics.jsonl."""
+
+    def __post_init__(self) -> None:
+        _require(self.log_every >= 1, "output.log_every", self.log_every, "use 1 or more")
+        fix = "a single directory name, without a slash"
+        _require("/" not in self.name and self.name not in (".", ".."), "output.name", self.name, fix)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The whole run."""
+
+    seed: int = 0
+    """Key of every random draw: initialisation, shuffle, dropout, generated data."""
+    threads: int = 0
+    """Threads of a rank's kernels; 0: the cores of the node divided by its ranks."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    comm: CommConfig = field(default_factory=CommConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    output: OutputConfig = field(default_factory=OutputConfig)
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.seed < 2**64, "seed", self.seed, "use 0 to 2**64 - 1")
+        _require(self.threads >= 0, "threads", self.threads, "use 0 or more")
+        regression = {"polynomial"}
+        fix = f"does not fit model.name = {self.model.name}; use polynomial for both or for neither"
+        matching = (self.model.name in regression) == (self.data.name in regression)
+        _require(matching, "data.name", self.data.name, fix)
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The configuration as nested dictionaries of plain values, tuples as lists, in field order."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return list(value) if isinstance(value, tuple) else value
+
+    result: dict[str, Any] = plain(dataclasses.asdict(config))
+    return result

@@ -1,0 +1,71 @@
+"""The loss and the accuracy on a split, every sample counted exactly once over all ranks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ddp.comm.world import World
+from ddp.data import Split
+from ddp.nn import Loss, Sequential
+from ddp.partition import block_partition
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Results over a whole split."""
+
+    loss: float
+    """Mean of the samples' losses."""
+    accuracy: float | None
+    """Fraction of samples whose largest output is their label; None for regression."""
+    samples: int
+
+    @property
+    def quality(self) -> tuple[str, float]:
+        """Name and value of what the run is judged by: `accuracy`, or `rmse` for regression."""
+        return ("rmse", self.loss**0.5) if self.accuracy is None else ("accuracy", self.accuracy)
+
+    def text(self) -> str:
+        """The result in words."""
+        name, value = self.quality
+        return f"test accuracy {value:.2%}" if name == "accuracy" else f"test rmse {value:.4f}"
+
+
+class Evaluator:
+    """Evaluates a model on one split; owns the buffers for its batches."""
+
+    def __init__(self, world: World, split: Split, batch_size: int) -> None:
+        """Take the split.
+
+        Args:
+            world: the ranks, which share the work by `block_partition`.
+            split: the samples.
+            batch_size: samples of one forward pass.
+        """
+        self.world, self.split = world, split
+        self.mine = block_partition(len(split), world.size, world.rank)
+        self.batch_size = batch_size
+        self.buffer = split.make_buffer(batch_size)
+
+    def evaluate(self, model: Sequential, loss: Loss) -> Evaluation:
+        """Run the model forward on the split, without dropout; collective."""
+        sums = np.zeros(2)
+        for start in range(self.mine.start, self.mine.stop, self.batch_size):
+            indices = np.arange(start, min(start + self.batch_size, self.mine.stop))
+            inputs, targets = self.split.gather(indices, self.buffer)
+            outputs = model.forward(inputs, training=False)
+            sums += [loss.forward(outputs, targets), _num_correct(outputs, targets)]
+        self.world.all_reduce(sums)
+        samples = len(self.split)
+        is_regression = self.split.targets.dtype == np.float32
+        accuracy = None if is_regression else round(sums[1]) / samples
+        return Evaluation(float(sums[0]) / samples, accuracy, samples)
+
+
+def _num_correct(outputs: Any, targets: Any) -> int:
+    if targets.dtype == np.float32:
+        return 0
+    return int(np.count_nonzero(outputs.argmax(axis=1) == targets))

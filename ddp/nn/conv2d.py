@@ -1,0 +1,88 @@
+"""Two-dimensional convolution (slides "Convolution" and "Convolution (Back propagation)")."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ddp.kernels import conv2d
+from ddp.kernels.types import Float32, Int64
+from ddp.nn.layer import Draws, Layer, ParameterSpec, Shape, Tensor
+
+
+class Conv2d(Layer):
+    """Cross-correlation with a square kernel, stride 1, zero outside the image.
+
+    `padding=0` is the valid form, `padding=kernel_size // 2` the slides' zero-padded "same" form.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, padding: int = 0, bias: bool = True
+    ) -> None:
+        """Describe the layer.
+
+        Args:
+            in_channels: channels of the input image.
+            out_channels: channels of the output image.
+            kernel_size: height and width of the kernel, in pixels.
+            padding: zeros around the input image, in pixels.
+            bias: whether a value per output channel is added.
+        """
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.kernel_size, self.padding, self.has_bias = kernel_size, padding, bias
+
+    def parameter_specs(self) -> tuple[ParameterSpec, ...]:
+        """`weight` (oc, ic, kh, kw), kept as (kh, kw, ic, oc) so that outputs are contiguous; `bias` (oc,)."""
+        k, fan_in = self.kernel_size, self.in_channels * self.kernel_size**2
+        weight = ParameterSpec("weight", (self.out_channels, self.in_channels, k, k), (2, 3, 1, 0), fan_in)
+        bias = ParameterSpec("bias", (self.out_channels,), (0,), fan_in)
+        return (weight, bias) if self.has_bias else (weight,)
+
+    def bind(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take the views of the flat buffers."""
+        self.weight, self.bias = tensors["weight"], tensors.get("bias")
+        self.b = self.bias.value if self.bias else np.empty(0, np.float32)
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        """(H + 2 padding - K + 1, W + 2 padding - K + 1, out_channels), from (H, W, in_channels)."""
+        if len(input_shape) != 3 or input_shape[2] != self.in_channels:
+            raise ValueError(f"Conv2d takes images of {self.in_channels} channels, got (H, W, C) = {input_shape}")
+        grow = 2 * self.padding - self.kernel_size + 1
+        height, width = input_shape[0] + grow, input_shape[1] + grow
+        if height < 1 or width < 1:
+            raise ValueError(
+                f"Conv2d with kernel_size {self.kernel_size} and padding {self.padding} needs a larger image"
+                f" than (H, W, C) = {input_shape}"
+            )
+        return (height, width, self.out_channels)
+
+    def build(self, input_shape: Shape, capacity: int, index: int) -> Shape:
+        """Make the workspaces, one of them for the weights transposed to (kh, kw, oc, ic)."""
+        k = self.kernel_size
+        self.w_transposed = np.empty((k, k, self.out_channels, self.in_channels), np.float32)
+        return super().build(input_shape, capacity, index)
+
+    def forward(self, x: Float32, training: bool, draws: Draws) -> Float32:
+        """Compute y[oc, i, j] = b[oc] + sum w[oc, ic, i', j'] x[ic, i + i', j + j']."""
+        self.x, y = x, self.y[: len(x)]
+        conv2d.conv2d_forward(x, self.weight.value, self.b, self.padding, y)
+        return y
+
+    def backward(self, dy: Float32, shards: Int64, input_gradient: bool) -> Float32:
+        """Compute dw, db and dx."""
+        dx = self.dx[: len(dy)]
+        weight, bias = self.weight, self.bias
+        conv2d.conv2d_backward_weight(self.x, dy, shards, self.padding, weight.leaf, weight.gradient)
+        if bias:
+            conv2d.conv2d_backward_bias(dy, shards, bias.leaf, bias.gradient)
+        if input_gradient:
+            conv2d.transpose_weight(weight.value, self.w_transposed)
+            conv2d.conv2d_backward_input(dy, self.w_transposed, self.padding, dx)
+        return dx
+
+    def flops(self) -> int:
+        """Three passes of 2 K K IC OC operations a pixel; the first layer's dx is not counted."""
+        pixels = self.shape[0] * self.shape[1]
+        pass_flops = 2 * self.kernel_size**2 * self.in_channels * self.out_channels * pixels
+        return pass_flops * (2 if self.index == 0 else 3)

@@ -1,0 +1,128 @@
+"""What every layer is: parameters in views of the flat buffers, workspaces made once, two passes.
+
+Inside a network activations are channels-last, (B, H, W, C) or (B, F), float32 and C-contiguous.
+A layer knows nothing of ranks. Gradients are sums over the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ddp.kernels.types import Float32, Float64, Int64
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The address of a step's random draws, so that they depend on no rank, thread or call order."""
+
+    seed: int
+    """The run's key."""
+    step: int
+    """The SGD step, counted from 0 over the whole run."""
+    samples: Int64
+    """(B,) the index in the training set of each sample of the batch."""
+
+
+@dataclass(frozen=True)
+class ParameterSpec:
+    """A parameter tensor: its name and shape in the state dict, and how the kernels want it laid out."""
+
+    name: str
+    """`weight` or `bias`."""
+    shape: Shape
+    """As in the state dict, which is PyTorch's."""
+    kernel_axes: tuple[int, ...]
+    """The kernels' layout is the state dict's transposed by these axes."""
+    fan_in: int
+    """Inputs of one output; the initial values are uniform within 1/sqrt(fan_in)."""
+
+    @property
+    def kernel_shape(self) -> Shape:
+        """The shape of the view that the kernels work on."""
+        return tuple(self.shape[axis] for axis in self.kernel_axes)
+
+    @property
+    def size(self) -> int:
+        """Elements."""
+        return int(np.prod(self.shape))
+
+    def to_state(self, view: Float32) -> Float32:
+        """A copy of a kernel view in the state dict's layout."""
+        return np.ascontiguousarray(view.transpose(np.argsort(self.kernel_axes)))
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """The views of one parameter, all in the kernels' layout."""
+
+    value: Float32
+    """In the flat parameters."""
+    leaf: Float32
+    """In the flat gradients; during backward the workspace for one shard's gradient."""
+    gradient: Float64
+    """In the flat gradient sums: over the rank's shards after backward, over all ranks after reduction."""
+
+
+class Layer:
+    """A layer without parameters whose output has its input's shape; subclasses override what differs."""
+
+    def parameter_specs(self) -> tuple[ParameterSpec, ...]:
+        """The parameters that this layer needs, in state-dict order."""
+        return ()
+
+    def bind(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take the views of the flat buffers, by parameter name, in the kernels' layout."""
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        """The shape of one output sample, channels-last.
+
+        Raises:
+            ValueError: if this layer cannot take such an input; the message says what it takes.
+        """
+        return input_shape
+
+    def build(self, input_shape: Shape, capacity: int, index: int) -> Shape:
+        """Make the workspaces for up to `capacity` samples; the only place where a layer allocates.
+
+        Args:
+            input_shape: shape of one input sample, channels-last.
+            capacity: the largest batch to come.
+            index: position in the network; addresses this layer's random draws.
+
+        Returns:
+            The shape of one output sample.
+        """
+        self.index = index
+        self.input_shape, self.shape = input_shape, self.output_shape(input_shape)
+        self.y = np.empty((capacity, *self.shape), np.float32)
+        self.dx = np.empty((capacity, *input_shape), np.float32)
+        return self.shape
+
+    def forward(self, x: Float32, training: bool, draws: Draws) -> Float32:
+        """Compute y from x: (B, *input_shape) -> (B, *shape), a view of this layer's workspace.
+
+        What the backward pass needs is remembered: x must stay as it is until then.
+        """
+        raise NotImplementedError
+
+    def backward(self, dy: Float32, shards: Int64, input_gradient: bool) -> Float32:
+        """Compute the parameters' gradients, overwriting them, and dx from dy.
+
+        Args:
+            dy: (B, *shape) gradient of the loss by the last forward's output.
+            shards: (S + 1,) where each logical shard of the batch begins, and the end B.
+            input_gradient: whether dx is wanted; if not, the result is undefined.
+
+        Returns:
+            (B, *input_shape), a view of this layer's workspace.
+        """
+        raise NotImplementedError
+
+    def flops(self) -> int:
+        """Multiplications and additions of forward and backward for one sample, by the direct method."""
+        return 0

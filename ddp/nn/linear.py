@@ -1,0 +1,62 @@
+"""Linear, a.k.a. fully connected (slide "Linear (a.k.a. Fully Connected Layer)")."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ddp.kernels import linear
+from ddp.kernels.types import Float32, Int64
+from ddp.nn.layer import Draws, Layer, ParameterSpec, Shape, Tensor
+
+
+class Linear(Layer):
+    """y = W x + b for every sample; the slides' form has no b."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
+        """Describe the layer.
+
+        Args:
+            in_features: length of an input sample.
+            out_features: length of an output sample.
+            bias: whether b is added.
+        """
+        self.in_features, self.out_features, self.has_bias = in_features, out_features, bias
+
+    def parameter_specs(self) -> tuple[ParameterSpec, ...]:
+        """`weight` of shape (out, in), kept as (in, out) so that outputs are contiguous; `bias` of shape (out,)."""
+        weight = ParameterSpec("weight", (self.out_features, self.in_features), (1, 0), self.in_features)
+        bias = ParameterSpec("bias", (self.out_features,), (0,), self.in_features)
+        return (weight, bias) if self.has_bias else (weight,)
+
+    def bind(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take the views of the flat buffers."""
+        self.weight, self.bias = tensors["weight"], tensors.get("bias")
+        self.b = self.bias.value if self.bias else np.empty(0, np.float32)
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        """(out_features,), from (in_features,)."""
+        if input_shape != (self.in_features,):
+            raise ValueError(f"Linear takes samples of shape ({self.in_features},), got {input_shape}")
+        return (self.out_features,)
+
+    def forward(self, x: Float32, training: bool, draws: Draws) -> Float32:
+        """Compute y = W x + b."""
+        self.x, y = x, self.y[: len(x)]
+        linear.linear_forward(x, self.weight.value, self.b, y)
+        return y
+
+    def backward(self, dy: Float32, shards: Int64, input_gradient: bool) -> Float32:
+        """Compute dW = dy (outer product) x, db = dy, dx = dy W."""
+        dx = self.dx[: len(dy)]
+        linear.linear_backward_weight(self.x, dy, shards, self.weight.leaf, self.weight.gradient)
+        if self.bias:
+            linear.linear_backward_bias(dy, shards, self.bias.leaf, self.bias.gradient)
+        if input_gradient:
+            linear.linear_backward_input(dy, self.weight.value, dx)
+        return dx
+
+    def flops(self) -> int:
+        """Three products of in x out; the first layer's dx, which training skips, is not counted."""
+        return 2 * self.in_features * self.out_features * (2 if self.index == 0 else 3)

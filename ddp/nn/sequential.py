@@ -1,0 +1,184 @@
+"""A network: layers one after the other, all parameters in one flat buffer and all gradients in another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ddp.kernels.types import Float32, Int64
+from ddp.nn.flatten import Flatten, Unflatten
+from ddp.nn.layer import Draws, Layer, ParameterSpec, Shape, Tensor
+from ddp.rng import Purpose, uniform
+
+StateDict = dict[str, Float32]
+Number = TypeVar("Number", bound=np.floating)
+
+
+class Sequential:
+    """Layers applied in order (slide "SGD and neural networks": x1 = f1(w1; x), x2 = f2(w2; x1), ...).
+
+    Attributes:
+        parameters: (num_parameters,) float32, all parameters; layers hold views of it.
+        gradient_sums: the same in float64: what backward computes, the sum of the shards' gradients.
+        gradients: the same in float32: during backward the workspace of one shard's gradient; the
+            trainer's reducer puts the global gradient there for the optimizer.
+        parameter_slices: where each parameter tensor lies in all three, by state-dict name.
+    """
+
+    def __init__(self, *layers: Layer, seed: int = 0) -> None:
+        """Join layers and draw their initial parameters.
+
+        Args:
+            layers: at least one.
+            seed: key of the initial parameters.
+        """
+        self.layers = layers
+        specs = [(f"{i}.{s.name}", i, s) for i, layer in enumerate(layers) for s in layer.parameter_specs()]
+        self.specs: dict[str, ParameterSpec] = {name: spec for name, _, spec in specs}
+        self.parameter_slices: dict[str, slice] = {}
+        end = 0
+        for name, spec in self.specs.items():
+            self.parameter_slices[name] = slice(end, end + spec.size)
+            end += spec.size
+        self.parameters, self.gradients = np.zeros(end, np.float32), np.zeros(end, np.float32)
+        self.gradient_sums = np.zeros(end, np.float64)
+        for i, layer in enumerate(layers):
+            layer.bind({spec.name: self._tensor(name) for name, owner, spec in specs if owner == i})
+        self.initialize(seed)
+        self.input_shape: Shape | None = None
+        self.capacity = 0
+
+    @property
+    def num_parameters(self) -> int:
+        """Elements of all parameters."""
+        return self.parameters.size
+
+    def initialize(self, seed: int) -> None:
+        """Draw all parameters anew, uniform within 1/sqrt(fan_in), each a function of seed, tensor and element."""
+        for number, (name, spec) in enumerate(self.specs.items()):
+            draws = uniform(seed, Purpose.INITIALIZE, number, 0, [0], spec.size)[0]
+            bound = np.float32(1 / np.sqrt(spec.fan_in))
+            self._set(name, ((2 * draws - 1) * bound).reshape(spec.shape))
+
+    def build(self, input_shape: Shape, capacity: int) -> None:
+        """Make every workspace for batches of up to `capacity`; later steps of such batches allocate nothing.
+
+        Args:
+            input_shape: shape of one sample: (C, H, W) or (F,).
+            capacity: samples of the largest batch to come.
+
+        Raises:
+            ValueError: if a layer cannot take what the one before gives; the message names the layer.
+        """
+        self.entry = Unflatten(*input_shape) if len(input_shape) == 3 else None
+        self.exit: Flatten | None = None
+        shape: Shape = input_shape
+        if self.entry is not None:
+            shape = self.entry.build((int(np.prod(input_shape)),), capacity, -1)
+        for index, layer in enumerate(self.layers):
+            try:
+                shape = layer.build(shape, capacity, index)
+            except ValueError as error:
+                raise ValueError(f"layer {index} ({type(layer).__name__}): {error}") from None
+        self.output_shape = shape
+        if len(shape) == 3:
+            self.output_shape = (shape[2], shape[0], shape[1])
+            self.exit = Flatten()
+            self.exit.build(shape, capacity, -1)
+        self.input_shape, self.capacity = input_shape, capacity
+
+    def forward(self, x: Float32, training: bool, draws: Draws | None = None) -> Float32:
+        """The network's output: (B, C, H, W) or (B, F) -> (B, ...), a view of a workspace.
+
+        Args:
+            x: float32, C-contiguous; must stay as it is until `backward`.
+            training: whether dropout is active.
+            draws: the address of dropout's random numbers; default: seed 0, step 0, samples 0 to B - 1.
+        """
+        if x.shape[1:] != self.input_shape or len(x) > self.capacity:
+            self.build(x.shape[1:], max(len(x), 1))
+        if draws is None:
+            draws = Draws(0, 0, np.arange(len(x)))
+        num_samples = len(x)
+        if self.entry is not None:
+            x = self.entry.forward(x.reshape(num_samples, *self.entry.input_shape), training, draws)
+        for layer in self.layers:
+            x = layer.forward(x, training, draws)
+        if self.exit is not None:
+            x = self.exit.forward(x, training, draws)
+        return x.reshape(num_samples, *self.output_shape)
+
+    def backward(self, dy: Float32, shards: Int64 | None = None, input_gradient: bool = True) -> Float32:
+        """Compute all gradients of the last forward's batch, overwriting `gradient_sums`.
+
+        Args:
+            dy: gradient of the loss by the output, of its shape.
+            shards: (S + 1,) where each logical shard of the batch begins, and its end; default: one shard.
+            input_gradient: whether the gradient by the input is wanted; if not, the result is undefined.
+
+        Returns:
+            The gradient of the loss by the input, of its shape.
+        """
+        assert self.input_shape is not None, "backward needs a forward before it"
+        if shards is None:
+            shards = np.array([0, len(dy)])
+        if self.exit is not None:
+            dy = self.exit.backward(dy.reshape(len(dy), *self.exit.shape), shards, True)
+        for index in reversed(range(len(self.layers))):
+            dy = self.layers[index].backward(dy, shards, input_gradient or index > 0)
+        if self.entry is not None:
+            dy = self.entry.backward(dy, shards, input_gradient)
+        return dy.reshape(len(dy), *self.input_shape)
+
+    def state_dict(self) -> StateDict:
+        """Copies of the parameters under PyTorch's names and in its shapes."""
+        return self.to_state(self.parameters)
+
+    def gradient_dict(self) -> StateDict:
+        """Copies of the gradients under the parameters' names and in their shapes."""
+        return self.to_state(self.gradient_sums.astype(np.float32))
+
+    def load_state_dict(self, state: Mapping[str, Float32]) -> None:
+        """Take parameters from a state dict.
+
+        Raises:
+            ValueError: if a name is missing or unknown, or a shape differs; nothing is changed then.
+        """
+        self.from_state(state, self.parameters)
+
+    def to_state(self, flat: Float32) -> StateDict:
+        """Copies of the tensors of a buffer laid out like `parameters`, by state-dict name."""
+        return {name: spec.to_state(self._view(flat, name)) for name, spec in self.specs.items()}
+
+    def from_state(self, state: Mapping[str, Float32], flat: Float32) -> None:
+        """Write tensors into a buffer laid out like `parameters`; the inverse of `to_state`.
+
+        Raises:
+            ValueError: as `load_state_dict`.
+        """
+        expected = {name: spec.shape for name, spec in self.specs.items()}
+        found = {name: np.shape(value) for name, value in state.items()}
+        if expected != found:
+            wrong = sorted(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))
+            name = wrong[0]
+            raise ValueError(f"state dict: {name} has shape {found.get(name)}, the model needs {expected.get(name)}")
+        for name in self.specs:
+            self._set(name, state[name], flat)
+
+    def flops(self) -> int:
+        """Floating-point operations of forward and backward for one sample, by the direct method."""
+        return sum(layer.flops() for layer in self.layers)
+
+    def _set(self, name: str, value: Float32, flat: Float32 | None = None) -> None:
+        view = self._view(self.parameters if flat is None else flat, name)
+        view[...] = np.asarray(value, np.float32).transpose(self.specs[name].kernel_axes)
+
+    def _view(self, flat: npt.NDArray[Number], name: str) -> npt.NDArray[Number]:
+        return flat[self.parameter_slices[name]].reshape(self.specs[name].kernel_shape)
+
+    def _tensor(self, name: str) -> Tensor:
+        buffers = (self._view(self.parameters, name), self._view(self.gradients, name))
+        return Tensor(*buffers, self._view(self.gradient_sums, name))

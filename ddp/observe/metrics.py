@@ -1,0 +1,34 @@
+"""The event log of a run: one JSON object a line, the source of every table and plot."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+
+class MetricsLog:
+    """Appends events to `metrics.jsonl`; on ranks without a run directory it drops them."""
+
+    def __init__(self, path: Path | None, started: float) -> None:
+        """Open the log.
+
+        Args:
+            path: the file, appended to; None to drop events.
+            started: `time.perf_counter()` at the start of the run.
+        """
+        self.started = started
+        self._file = None if path is None else open(path, "a", encoding="utf-8")
+
+    def write(self, event: str, **fields: Any) -> None:
+        """Append one event with the seconds since the start; on disk when this returns."""
+        if self._file is not None:
+            record = {"event": event, "time_s": round(time.perf_counter() - self.started, 6), **fields}
+            self._file.write(json.dumps(record, allow_nan=False) + "\n")
+            self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()

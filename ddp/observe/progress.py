@@ -1,0 +1,95 @@
+"""What a person sees of a run: a live bar on a terminal, plain lines elsewhere, on one rank only."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+
+
+class Progress:
+    """Says nothing; the display of every rank but one, and the interface of the others."""
+
+    def message(self, text: str) -> None:
+        """Show one line."""
+
+    def step(self, step: int, epoch: int, loss: float, samples_per_s: float) -> None:
+        """Show how training stands after `step` steps."""
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+
+
+class PlainProgress(Progress):
+    """Plain lines, a progress line at most every few seconds; for files, pipes and batch jobs."""
+
+    INTERVAL_S = 2.0
+
+    def __init__(self, total_steps: int, stream: TextIO) -> None:
+        """Take the length of the run, in steps, and where to write."""
+        self.total_steps, self.stream = total_steps, stream
+        self._first: tuple[float, int] | None = None
+        self._last = 0.0
+
+    def message(self, text: str) -> None:
+        """Write one line."""
+        self.stream.write(text + "\n")
+        self.stream.flush()
+
+    def step(self, step: int, epoch: int, loss: float, samples_per_s: float) -> None:
+        """Write a line, unless the last one was just now."""
+        now = time.perf_counter()
+        if self._first is None:
+            self._first = (now, step)
+        if now - self._last < self.INTERVAL_S:
+            return
+        self._last = now
+        started, first_step = self._first
+        done = step - first_step
+        left = f"{(now - started) / done * (self.total_steps - step):6.0f} s left" if done else ""
+        self.message(
+            f"epoch {epoch:3d}  step {step:6d}/{self.total_steps}  loss {loss:8.4f}  {samples_per_s:9.0f} samples/s"
+            f"  {left}".rstrip()
+        )
+
+
+class TerminalProgress(Progress):
+    """A live bar with epoch, loss, samples/s and time left."""
+
+    def __init__(self, total_steps: int) -> None:
+        """Take the length of the run, in steps."""
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as RichProgress
+
+        columns = (
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]:.4f}  {task.fields[samples_per_s]:.0f} samples/s"),
+            TimeRemainingColumn(),
+        )
+        self._bar: RichProgress = RichProgress(*columns)
+        self._task = self._bar.add_task("train", total=total_steps, epoch=0, loss=float("nan"), samples_per_s=0.0)
+        self._bar.start()
+
+    def message(self, text: str) -> None:
+        """Print one line above the bar."""
+        self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def step(self, step: int, epoch: int, loss: float, samples_per_s: float) -> None:
+        """Move the bar."""
+        self._bar.update(self._task, completed=step, epoch=epoch, loss=loss, samples_per_s=samples_per_s)
+
+    def close(self) -> None:
+        """Stop the live display."""
+        self._bar.stop()
+
+
+def build_progress(is_root: bool, total_steps: int) -> Progress:
+    """The display for this rank: a bar if standard output is a terminal, lines if not, nothing elsewhere."""
+    if not is_root:
+        return Progress()
+    return TerminalProgress(total_steps) if sys.stdout.isatty() else PlainProgress(total_steps, sys.stdout)

@@ -1,0 +1,163 @@
+"""Train a network by synchronous data-parallel SGD.
+
+    python -m ddp.train                                    # 1 rank: the slides' digit recogniser
+    mpirun -n 2 python -m ddp.train                        # 2 ranks on this machine
+    mpirun -n 8 python -m ddp.train --config configs/mnist_cnn.toml --train.epochs 3
+    mpirun -n 16 --hostfile hosts python -m ddp.train      # several nodes, with Open MPI
+    srun -n 16 --mpi=pmix python -m ddp.train              # inside a Slurm allocation
+
+    python -m launch run -n 4 -- --model.hidden [64,64]    # the same, with cores and threads arranged
+
+Every field of the configuration is an option, `--SECTION.FIELD VALUE`; `--help` lists them.
+Exit codes: 0 done; 2 the user's mistake; 3 a gradient became non-finite; 4 a rank or the network failed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ddp.comm import environment
+from ddp.comm.failure import (
+    EXIT_NONFINITE,
+    EXIT_USER_ERROR,
+    NonFiniteError,
+    UserError,
+    WrongLauncherError,
+    abort_all_on_exception,
+    print_error,
+)
+
+if TYPE_CHECKING:
+    from ddp.comm.world import World
+    from ddp.command_line import Invocation
+    from ddp.config import Config
+    from ddp.run_directory import RunDirectory
+    from ddp.trainer import Trainer
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Join the world, read the configuration, train; the exit code of this rank."""
+    started = time.perf_counter()
+    environment.prepare()
+    # From here on the order of imports matters: MPI and Numba read the environment when they are loaded.
+    try:
+        from ddp.comm.world import World
+
+        world = World()
+    except (ImportError, RuntimeError, WrongLauncherError) as error:
+        if environment.launched_rank() == 0:
+            print_error(str(error))
+        return EXIT_USER_ERROR
+    with abort_all_on_exception(world.rank, world.abort):
+        try:
+            return _run(world, sys.argv[1:] if arguments is None else arguments, started)
+        except UserError as error:
+            if world.rank == error.rank:
+                print_error(str(error))
+            return EXIT_USER_ERROR
+        except NonFiniteError as error:
+            if not error.agreed:
+                raise
+            if world.is_root:
+                print_error(str(error))
+            return EXIT_NONFINITE
+
+
+def _run(world: World, arguments: Sequence[str], started: float) -> int:
+    invocation = _read_invocation(world, arguments)
+    if invocation is None:
+        return 0
+    config = invocation.config
+    _use_threads(config.threads or world.threads_per_rank())
+    trainer = _build_trainer(world, config)
+    resume_from = _find_resume_point(world, invocation)
+    if resume_from is not None:
+        world.run_together(lambda: trainer.resume(resume_from))
+    run = _open_run(world, trainer, invocation, started)
+    world.first_on_node(trainer.warm_up)
+    trainer.train()
+    trainer.metrics.close()
+    trainer.progress.close()
+    result = f", {trainer.evaluation.text()}" if trainer.evaluation else ""
+    trainer.progress.message(f"done: {trainer.step} steps{result}; run directory {run.path}")
+    return 0
+
+
+def _read_invocation(world: World, arguments: Sequence[str]) -> Invocation | None:
+    """Parse on rank 0 for all; None if there is nothing to run, after --help or --print-config."""
+
+    def read() -> Invocation | None:
+        # Imported on one rank only: it would cost each of the others 0.1 s of a shared core.
+        from ddp.command_line import dump_toml, parse
+
+        try:
+            invocation = parse(arguments)
+        except SystemExit:
+            return None
+        if invocation.print_config:
+            sys.stdout.write(dump_toml(invocation.config))
+            return None
+        return invocation
+
+    return world.run_on_root(read)
+
+
+def _use_threads(threads: int) -> None:
+    """Fix the number of threads of this rank's kernels; must come before Numba is imported."""
+    os.environ["NUMBA_NUM_THREADS"] = str(threads)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+
+
+def _build_trainer(world: World, config: Config) -> Trainer:
+    from ddp.checkpoint import parameters_sha256
+    from ddp.data import load_dataset
+    from ddp.trainer import Trainer
+
+    dataset = world.run_together(lambda: load_dataset(config.data, config.seed, world.share_on_node))
+    trainer = world.run_together(lambda: Trainer(config, world, dataset))
+    world.check_agreement(
+        {
+            "configuration": repr(config),
+            "data checksum": dataset.checksum(),
+            "initial parameters": parameters_sha256(trainer.model.state_dict()),
+        }
+    )
+    return trainer
+
+
+def _find_resume_point(world: World, invocation: Invocation) -> Path | None:
+    if not invocation.resume:
+        return None
+    from ddp.run_directory import find_resume_point
+
+    path, passed_over = world.run_on_root(lambda: find_resume_point(invocation.config.output, invocation.resume))
+    for reason in passed_over if world.is_root else ():
+        sys.stderr.write(f"warning: {reason}\n")
+    return path
+
+
+def _open_run(world: World, trainer: Trainer, invocation: Invocation, started: float) -> RunDirectory:
+    """Make the run directory and connect the outputs; only rank 0 writes."""
+    from ddp.observe.metrics import MetricsLog
+    from ddp.observe.progress import build_progress
+    from ddp.run_directory import create_run_directory
+    from ddp.start import start_facts, start_text
+
+    config = trainer.config
+    resuming = bool(invocation.resume)
+    run = world.run_on_root(lambda: create_run_directory(config, resuming))
+    metrics = MetricsLog(run.metrics if world.is_root else None, started)
+    trainer.use_outputs(metrics, build_progress(world.is_root, trainer.total_steps), run if world.is_root else None)
+    facts = start_facts(world, trainer)
+    metrics.write("start", **facts)
+    trainer.progress.message(start_text(facts))
+    return run
+
+
+if __name__ == "__main__":
+    sys.exit(main())

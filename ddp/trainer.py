@@ -1,0 +1,280 @@
+"""Synchronous data-parallel SGD: the loop, readable as the algorithm.
+
+Each step, every rank computes the gradient sums of its logical shards, the reducer adds them over the
+ranks, and all ranks apply the same update (slide "Stochastic Gradient Descent").
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+
+from ddp.checkpoint import (
+    Checkpoint,
+    check_same_run,
+    checkpoint_path,
+    delete_old_checkpoints,
+    load_checkpoint,
+    parameters_sha256,
+    save_checkpoint,
+    save_model,
+)
+from ddp.comm.failure import NonFiniteError
+from ddp.comm.reducers import build_reducer
+from ddp.comm.world import World
+from ddp.config import Config, to_dict
+from ddp.data import Dataset, Sampler
+from ddp.evaluation import Evaluation, Evaluator
+from ddp.kernels import jit
+from ddp.kernels.peak import measure_peak_gflops
+from ddp.kernels.update import num_blocks, sum_of_squares
+from ddp.models import build_loss, build_model
+from ddp.nn import Draws
+from ddp.observe.metrics import MetricsLog
+from ddp.observe.progress import Progress
+from ddp.observe.timers import PHASES, PhaseTimers
+from ddp.optim import build_optimizer, learning_rate
+from ddp.run_directory import RunDirectory
+
+
+class Trainer:
+    """Trains one configured model; every rank has one, and all their methods are collective.
+
+    Attributes:
+        model: the network; its parameters are the same on every rank after every step.
+        step: SGD steps done.
+        total_steps: steps after which training ends.
+        evaluation: the newest evaluation, if any.
+    """
+
+    def __init__(self, config: Config, world: World, dataset: Dataset) -> None:
+        """Build everything that training needs; afterwards a step allocates nothing of batch or parameter size.
+
+        Raises:
+            ValueError: if model, data and batch do not fit each other; one line naming the field.
+        """
+        self.config, self.world, self.dataset = config, world, dataset
+        self.sampler = Sampler(len(dataset.train), config.batch.size, config.batch.shards, config.seed)
+        self._check_batch()
+        sample_shape = dataset.train.sample_shape
+        self.model = build_model(config.model, sample_shape, dataset.num_classes, config.seed)
+        self.loss = build_loss(config.model)
+        capacity = max(1, self.sampler.max_rank_samples(world.size))
+        self.model.build(sample_shape, capacity)
+        self.loss.build(self.model.output_shape[0], capacity)
+        self.buffer = dataset.train.make_buffer(capacity)
+        self.optimizer = build_optimizer(config.optimizer, self.model)
+        slices = list(self.model.parameter_slices.values())
+        self.reducer = build_reducer(config.comm.reducer, world, self.model.gradient_sums, slices)
+        self.evaluator = Evaluator(world, dataset.test, capacity)
+        self.timers = PhaseTimers()
+        self.squares = np.empty(num_blocks(self.model.num_parameters))
+        self.step, self.logged_step, self.evaluated_step = 0, 0, -1
+        self.samples_done, self.samples_logged, self.train_s = 0, 0, 0.0
+        self.loss_sum, self.batch_samples, self.grad_norm = 0.0, 0, 0.0
+        self.evaluation: Evaluation | None = None
+        self.peak_gflops = math.nan
+        self.use_outputs(MetricsLog(None, time.perf_counter()), Progress(), None)
+
+    def use_outputs(self, metrics: MetricsLog, progress: Progress, run: RunDirectory | None) -> None:
+        """Say where events, progress and files go; without this call nothing is written."""
+        self.metrics, self.progress, self.run = metrics, progress, run
+
+    @property
+    def threads(self) -> int:
+        """Threads of this rank's kernels."""
+        return jit.get_num_threads()
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """SGD steps of one pass over the training set."""
+        return self.sampler.steps_per_epoch
+
+    @property
+    def total_steps(self) -> int:
+        """SGD steps after which training ends."""
+        steps = self.config.train.epochs * self.steps_per_epoch
+        return min(steps, self.config.train.steps or steps)
+
+    def warm_up(self) -> None:
+        """Compile every kernel by a step on samples of zeros, and measure the peak; the run's state stays as it is."""
+        inputs = np.zeros_like(self.buffer.inputs[:1])
+        targets = np.zeros_like(self.buffer.targets[:1])
+        with jit.exclusive_cache():
+            draws = Draws(self.config.seed, 0, np.zeros(1, np.int64))
+            self.loss.forward(self.model.forward(inputs, True, draws), targets)
+            self.model.backward(self.loss.backward(), input_gradient=False)
+            self.model.gradients.fill(0)
+            sum_of_squares(self.model.gradients, self.squares)
+            self.optimizer.warm_up()
+            self.peak_gflops = measure_peak_gflops()
+
+    def train(self) -> None:
+        """Run the steps that remain, evaluating, checkpointing and logging as configured.
+
+        Raises:
+            NonFiniteError: on all ranks, if a gradient is not finite and `train.on_nonfinite` is `stop`.
+        """
+        self.timers.take()
+        while self.step < self.total_steps:
+            self.train_step()
+            if self.step % self.config.output.log_every == 0 or self.step == self.total_steps:
+                self._log_step()
+            with self.timers.excluded():
+                if self._is_due(self.config.train.evaluate_every):
+                    self.evaluate()
+                if self._is_checkpoint_due():
+                    self.checkpoint()
+        if self.config.train.evaluate_every and self.evaluated_step != self.step:
+            self.evaluate()
+        self._finish()
+
+    def train_step(self) -> None:
+        """One step of SGD: gather, forward, backward, reduce, update."""
+        epoch, step_in_epoch = divmod(self.step, self.steps_per_epoch)
+        with self.timers.phase("data"):
+            batch = self.sampler.global_batch(epoch, step_in_epoch)
+            mine = self.sampler.rank_range(len(batch), self.world.rank, self.world.size)
+            indices = batch[mine.start : mine.stop]
+            inputs, targets = self.dataset.train.gather(indices, self.buffer)
+        with self.timers.phase("compute"):
+            outputs = self.model.forward(inputs, True, Draws(self.config.seed, self.step, indices))
+            self.loss_sum = self.loss.forward(outputs, targets)
+            shards = self.sampler.rank_shards(len(batch), self.world.rank, self.world.size)
+            self.model.backward(self.loss.backward(), shards, input_gradient=False)
+        with self.timers.phase("comm"):
+            self.reducer.reduce()
+        with self.timers.phase("update"):
+            np.copyto(self.model.gradients, self.model.gradient_sums, casting="same_kind")
+            scale = 1 / len(batch) if self.config.loss.reduction == "mean" else 1.0
+            if self._is_gradient_finite(scale):
+                self.optimizer.step(self._learning_rate(), scale)
+        self.step += 1
+        self.batch_samples = len(batch)
+        self.samples_done += len(batch)
+
+    def checkpoint(self) -> None:
+        """Write a checkpoint of the present step, from rank 0."""
+        if self.run is None:
+            return
+        state = {name: self.model.to_state(buffer) for name, buffer in self.optimizer.state.items()}
+        path = checkpoint_path(self.run.checkpoints, self.step)
+        save_checkpoint(path, Checkpoint(self.step, to_dict(self.config), self.model.state_dict(), state))
+        delete_old_checkpoints(self.run.checkpoints, self.config.checkpoint.keep)
+        self.metrics.write("checkpoint", path=str(path.relative_to(self.run.path)), step=self.step)
+
+    def resume(self, path: Path) -> None:
+        """Continue from a checkpoint, made on any number of ranks.
+
+        Raises:
+            CheckpointError: if it is damaged, or of a run that would have computed other numbers.
+        """
+        checkpoint = load_checkpoint(path)
+        check_same_run(checkpoint, self.config, path)
+        self.model.load_state_dict(checkpoint.parameters)
+        for name, buffer in self.optimizer.state.items():
+            self.model.from_state(checkpoint.optimizer.get(name, {}), buffer)
+        self.step = self.logged_step = checkpoint.step
+
+    def _check_batch(self) -> None:
+        samples, batch = len(self.dataset.train), self.config.batch.size
+        if batch > samples:
+            raise ValueError(
+                f"batch.size = {batch}: {self.dataset.name} has only {samples} training samples; use at most {samples}"
+            )
+
+    def _learning_rate(self) -> float:
+        steps = self.config.train.epochs * self.steps_per_epoch
+        return learning_rate(self.config.schedule, self.config.optimizer.lr, self.step, steps, self.steps_per_epoch)
+
+    def _is_gradient_finite(self, scale: float) -> bool:
+        """Whether the global gradient is finite; ranks that reduced it agree, since all hold the same sum."""
+        self.grad_norm = scale * math.sqrt(sum_of_squares(self.model.gradients, self.squares))
+        if math.isfinite(self.grad_norm):
+            return True
+        if self.config.train.on_nonfinite == "stop":
+            raise NonFiniteError(
+                f"the gradient of step {self.step} has a NaN or an infinity; lower optimizer.lr"
+                f" (now {self.config.optimizer.lr}), or skip such steps with --train.on_nonfinite skip",
+                agreed=self.config.comm.reducer != "dummy",
+            )
+        return False
+
+    def _is_due(self, every_epochs: int) -> bool:
+        """Whether an epoch has just ended whose number is a multiple."""
+        epochs, rest = divmod(self.step, self.steps_per_epoch)
+        return every_epochs > 0 and rest == 0 and epochs % every_epochs == 0
+
+    def _is_checkpoint_due(self) -> bool:
+        every = self.config.checkpoint.every_steps
+        return (every > 0 and self.step % every == 0) or self._is_due(self.config.checkpoint.every_epochs)
+
+    def _log_step(self) -> None:
+        seconds = self.timers.take()
+        rows = self.world.all_gather_rows(np.array([self.loss_sum, *seconds]))
+        steps, self.logged_step = self.step - self.logged_step, self.step
+        milliseconds = rows[:, 1:].max(axis=0) * 1e3 / steps
+        by_phase = dict(zip((*PHASES, "step"), milliseconds.tolist(), strict=True))
+        loss = float(rows[:, 0].sum()) / self.batch_samples
+        samples_per_s = (self.samples_done - self.samples_logged) / float(seconds[-1])
+        self.samples_logged = self.samples_done
+        self.train_s += float(seconds[-1])
+        epoch = self._epoch_of_last_step()
+        self.progress.step(self.step, epoch, loss, samples_per_s)
+        self.metrics.write(
+            "step",
+            step=self.step,
+            epoch=epoch,
+            loss=loss if math.isfinite(loss) else None,
+            lr=self._learning_rate(),
+            grad_norm=self.grad_norm if math.isfinite(self.grad_norm) else None,
+            samples_per_s=samples_per_s,
+            step_ms=by_phase["step"],
+            compute_ms=by_phase["compute"],
+            comm_exposed_ms=by_phase["comm"],
+            update_ms=by_phase["update"],
+            data_ms=by_phase["data"],
+            slowest_rank=int(rows[:, 1 + PHASES.index("compute")].argmax()),
+        )
+
+    def evaluate(self) -> Evaluation:
+        """Evaluate the present parameters on the test split, and log the result."""
+        result = self.evaluation = self.evaluator.evaluate(self.model, self.loss)
+        self.evaluated_step, epoch = self.step, self._epoch_of_last_step()
+        name, value = result.quality
+        self.metrics.write(
+            "eval",
+            split="test",
+            epoch=epoch,
+            step=self.step,
+            loss=result.loss,
+            **{name: value},
+            samples=result.samples,
+        )
+        self.progress.message(f"epoch {epoch:3d}  test loss {result.loss:.4f}  {result.text()}")
+        return result
+
+    def _epoch_of_last_step(self) -> int:
+        return -(-self.step // self.steps_per_epoch)
+
+    def _finish(self) -> None:
+        state = self.model.state_dict()
+        if self.run is not None:
+            save_model(self.run.model, state)
+        samples_per_s = self.samples_done / self.train_s if self.train_s else 0.0
+        gflops = samples_per_s * self.model.flops() / self.world.size / 1e9
+        self.metrics.write(
+            "end",
+            steps=self.step,
+            epochs=self.step / self.steps_per_epoch,
+            wall_s=time.perf_counter() - self.metrics.started,
+            train_s=self.train_s,
+            samples_per_s=samples_per_s,
+            gflops_per_rank=gflops,
+            peak_gflops_per_rank=self.peak_gflops,
+            fraction_of_peak=gflops / self.peak_gflops,
+            parameters_sha256=parameters_sha256(state),
+        )
