@@ -129,7 +129,10 @@ def check_same_run(checkpoint: Checkpoint, config: Config, path: Path) -> None:
     """
     mine, theirs = _flatten(to_dict(config)), _flatten(checkpoint.config)
     for name, value in mine.items():
-        if name.split(".")[0] not in FREE_SECTIONS and theirs.get(name) != value:
+        is_free = name.split(".")[0] in FREE_SECTIONS
+        if name == "train.epochs":  # any schedule but the constant one reaches its end at the last epoch
+            is_free = config.schedule.name == "constant"
+        if not is_free and theirs.get(name) != value:
             raise CheckpointError(
                 f"{name} = {value}: checkpoint {path} was made with {theirs.get(name)}; use that, or start a new run"
             )

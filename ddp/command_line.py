@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import itertools
 import re
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import tomli_w
 from jsonargparse import ArgumentParser, set_parsing_settings
@@ -40,14 +41,15 @@ def parse(arguments: Sequence[str]) -> Invocation:
         SystemExit: after `--help` was printed.
     """
     parser = _parser()
+    arguments = _config_first(arguments)
+    _check_sections(arguments)
     _check_config_files(arguments)
     try:
-        options = parser.parse_args(list(arguments))
-        sections = {section.name: options[section.name] for section in dataclasses.fields(Config)}
+        options = parser.parse_args(arguments)
         config = parser.instantiate(options)
-        values = {name: config[name] for name in sections}
+        values = {section.name: config[section.name] for section in dataclasses.fields(Config)}
     except argparse.ArgumentError as error:
-        raise ConfigError(_one_line(str(error), _field_names())) from None
+        raise ConfigError(_one_line(str(error))) from None
     return Invocation(Config(**values), options["resume"] or "", options["print_config"])
 
 
@@ -64,6 +66,7 @@ def _parser() -> ArgumentParser:
         usage=f"mpirun -n P {PROGRAM} [--config FILE.toml] [--SECTION.FIELD VALUE ...]",
         description="Train a network by synchronous data-parallel SGD. Without arguments: the digit recogniser.",
         exit_on_error=False,
+        allow_abbrev=False,
         parser_mode="toml",
         print_config=None,
     )
@@ -80,48 +83,99 @@ def _tidy_help(parser: ArgumentParser) -> None:
     for name, group in (parser.groups or {}).items():
         title = str(group.title)
         group.title = "top level" if name == "Config" else f"[{name}] {title[0].lower()}{title[1:]}"
-    sections = {section.name for section in dataclasses.fields(Config) if section.type != "int"}
     for action in parser._actions:
-        if action.dest in sections:
+        if _known_fields().get(action.dest):
             action.help = argparse.SUPPRESS
 
 
+def _config_first(arguments: Sequence[str]) -> list[str]:
+    """Files before fields, since the parser lets the later of two values win."""
+    files: list[str] = []
+    fields: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        if argument == "--config":
+            files += [argument, *itertools.islice(rest, 1)]
+        else:
+            (files if argument.startswith("--config=") else fields).append(argument)
+    return files + fields
+
+
+def _check_sections(arguments: Sequence[str]) -> None:
+    """The parser would take `--batch X` for a file or a dictionary with the whole section."""
+    for argument in arguments:
+        name = argument.partition("=")[0].removeprefix("--")
+        if argument.startswith("--") and (fields := _known_fields().get(name)):
+            raise ConfigError(f"--{name}: is a section; set its fields, such as --{name}.{fields[0]} VALUE")
+
+
 def _check_config_files(arguments: Sequence[str]) -> None:
-    """A path that is missing would otherwise be parsed as TOML text, with a puzzling error."""
+    """Find what is wrong with a file's path, syntax and names here, where the file can be named."""
     for position, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
-        if name != "--config":
-            continue
-        path = value if equals else next(iter(arguments[position + 1 :]), "")
-        if not Path(path).is_file():
-            raise ConfigError(f"--config {path}: no such file; give the path of a TOML file, such as configs/mlp.toml")
+        if name == "--config":
+            _check_config_file(value if equals else next(iter(arguments[position + 1 :]), ""))
 
 
-def _field_names() -> list[str]:
-    def names(fields: dict[str, Any], prefix: str = "") -> list[str]:
-        nested = [names(v, f"{k}.") if isinstance(v, dict) else [prefix + k] for k, v in fields.items()]
-        return [name for group in nested for name in group]
+def _check_config_file(path: str) -> None:
+    if not Path(path).is_file():
+        raise ConfigError(
+            f"--config {path or '(empty)'}: no such file; give the path of a TOML file, such as configs/mlp.toml"
+        )
+    try:
+        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {path}: not valid TOML: {error}; mend the file") from None
+    known = _known_fields()
+    for section, value in content.items():
+        if isinstance(value, dict):
+            for name in value:
+                if name not in known.get(section, ()):
+                    raise ConfigError(f"--config {path}: {_unknown(f'{section}.{name}')}")
+        elif section not in known:
+            raise ConfigError(f"--config {path}: {_unknown(section)}")
+        elif known[section]:
+            raise ConfigError(f"--config {path}: {section} = {value}: is a section; write [{section}] above its fields")
 
-    return names(to_dict(Config()))
+
+def _known_fields() -> dict[str, list[str]]:
+    """The fields of each section; none for a field at the top level."""
+    return {name: list(value) if isinstance(value, dict) else [] for name, value in to_dict(Config()).items()}
 
 
-def _one_line(message: str, known: list[str]) -> str:
+def _one_line(message: str) -> str:
     """Rewrite the library's message to name field, value and fix on one line."""
     message = " ".join(message.split())
     if match := re.fullmatch(r'Parser key "(?P<name>[\w.]+)": (?P<what>.*?)\.? Got value: (?P<value>.*)', message):
-        what = re.sub(r"<class '(\w+)'>", r"\1", match["what"]).replace("typing.Literal", "one of ")
-        what = what[0].lower() + what[1:]
-        return f"{match['name']} = {match['value']}: {what}; see --help"
-    if match := re.fullmatch(r'Parser key "config": (?P<what>.*)', message):
-        return f"--config: not valid TOML: {match['what']}"
-    if match := re.fullmatch(r"Group '(?P<group>\w+)' does not accept option '(?P<name>[\w.-]+)'", message):
-        return _unknown(f"{match['group']}.{match['name']}", known)
+        return f"{match['name']} = {match['value']}: {_expectation(match['what'])}; see --help"
     if match := re.fullmatch(r"unrecognized arguments: (?P<rest>.*)", message, re.IGNORECASE):
-        return _unknown(match["rest"].split()[0], known)
+        return _unknown(match["rest"].split()[0])
+    if match := re.fullmatch(r"argument (?P<name>--\S+): expected one argument", message):
+        return f"{match['name']}: its value is missing; see --help"
     return message
 
 
-def _unknown(name: str, known: list[str]) -> str:
+def _expectation(what: str) -> str:
+    """What the library expected, in the words of TOML."""
+    if match := re.search(r"typing\.Literal\[(.*)\]", what):
+        return f"expected one of {match[1]}"
+    if match := re.search(r"tuple with (\d+ elements)", what):
+        return f"expected a list of {match[1]}"
+    kinds = {
+        "int": "an integer",
+        "float": "a finite number",
+        "bool": "true or false",
+        "str": "a string",
+        "tuple": "a list such as [1,2]",
+    }
+    match = re.search(r"<class '(\w+)'>", what)
+    return f"expected {kinds[match[1]]}" if match and match[1] in kinds else what
+
+
+def _unknown(name: str) -> str:
+    """The error for a name that is no field, with the nearest that is; its last part alone may be right."""
+    known = [f"{section}.{field}" for section, fields in _known_fields().items() for field in fields]
     bare = name.lstrip("-").partition("=")[0]
-    close = difflib.get_close_matches(bare, known, n=1)
+    close = difflib.get_close_matches(bare, [*known, "seed", "threads"], n=1)
+    close = close or [field for field in known if field.endswith(f".{bare}")]
     return f"unknown field {name}: " + (f"did you mean {close[0]}?" if close else "see --help for the fields")

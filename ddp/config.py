@@ -8,6 +8,7 @@ values make sense, and turns what is wrong into one line that names the value an
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -65,8 +66,10 @@ class DataConfig:
         _require(self.samples >= 1, "data.samples", self.samples, "use 1 or more")
         _require(self.classes >= 2, "data.classes", self.classes, "use 2 or more")
         _require(min(self.shape) >= 1, "data.shape", list(self.shape), "every size must be at least 1")
-        _require(len(self.coefficients) >= 1, "data.coefficients", [], "give at least one coefficient")
-        _require(self.noise >= 0, "data.noise", self.noise, "use 0 or more")
+        fix = "give at least one coefficient, all finite"
+        usable = len(self.coefficients) >= 1 and all(map(math.isfinite, self.coefficients))
+        _require(usable, "data.coefficients", list(self.coefficients), fix)
+        _require(0 <= self.noise < math.inf, "data.noise", self.noise, "use a finite number, 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,9 +112,10 @@ class OptimizerConfig:
     """L2 penalty: weight_decay * w is added to the gradient."""
 
     def __post_init__(self) -> None:
-        _require(self.lr >= 0, "optimizer.lr", self.lr, "use 0 or more")
+        _require(0 <= self.lr < math.inf, "optimizer.lr", self.lr, "use a finite number, 0 or more")
         _require(0 <= self.momentum < 1, "optimizer.momentum", self.momentum, "use a value in [0, 1)")
-        _require(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, "use 0 or more")
+        fix = "use a finite number, 0 or more"
+        _require(0 <= self.weight_decay < math.inf, "optimizer.weight_decay", self.weight_decay, fix)
         fix = "needs optimizer.momentum above 0"
         _require(not self.nesterov or self.momentum > 0, "optimizer.nesterov", "true", fix)
 
@@ -126,7 +130,8 @@ class ScheduleConfig:
     """Epochs over which the learning rate first rises linearly to its full value."""
 
     def __post_init__(self) -> None:
-        _require(self.warmup_epochs >= 0, "schedule.warmup_epochs", self.warmup_epochs, "use 0 or more")
+        fix = "use a finite number, 0 or more"
+        _require(0 <= self.warmup_epochs < math.inf, "schedule.warmup_epochs", self.warmup_epochs, fix)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,10 +32,37 @@ def start_facts(world: World, trainer: Trainer) -> dict[str, Any]:
 
 
 def start_text(facts: dict[str, Any]) -> str:
-    """The same for a person, on one line; and a warning about idle ranks."""
+    """The same for a person, on one line."""
     samples = facts["samples"]
     return (
         f"{facts['model']} ({facts['parameters']:,} parameters) on {facts['data']}"
-        f" ({samples['train']:,} training samples, {samples['test']:,} test): {facts['world_size']} ranks x"
-        f" {facts['threads_per_rank']} threads on {facts['num_nodes']} node(s), {facts['mpi_library']}"
+        f" ({samples['train']:,} training samples, {samples['test']:,} test): {_count(facts['world_size'], 'rank')} x"
+        f" {_count(facts['threads_per_rank'], 'thread')} on {_count(facts['num_nodes'], 'node')},"
+        f" {facts['mpi_library']}"
     )
+
+
+def start_warnings(facts: dict[str, Any], num_shards: int) -> list[str]:
+    """What the user should know before waiting for results: idle ranks, shared cores."""
+    warnings = []
+    size, threads = facts["world_size"], facts["threads_per_rank"]
+    if size > num_shards:
+        warnings.append(
+            f"{size} ranks for {num_shards} logical shards: {size - num_shards} stay idle; use"
+            f" --batch.shards {size}, or {num_shards} ranks"
+        )
+    for host in dict.fromkeys(facts["hosts"]):
+        masks = [set(cores) for other, cores in zip(facts["hosts"], facts["affinity"], strict=True) if other == host]
+        cores = len(set().union(*masks))
+        if len(masks) * threads > cores:
+            ranks = _count(len(masks), "rank")
+            warnings.append(
+                f"{ranks} x {_count(threads, 'thread')} share {_count(cores, 'core')} of {host}:"
+                f" they take turns, and run slower than {_count(cores, 'rank')} would"
+            )
+            break
+    return warnings
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")

@@ -79,10 +79,12 @@ def _run(world: World, arguments: Sequence[str], started: float) -> int:
     if resume_from is not None:
         world.run_together(lambda: trainer.resume(resume_from))
     run = _open_run(world, trainer, invocation, started)
-    world.first_on_node(trainer.warm_up)
-    trainer.train()
-    trainer.metrics.close()
-    trainer.progress.close()
+    try:
+        _warm_up(world, trainer)
+        trainer.train()
+    finally:  # an error is shown on a terminal without the bar
+        trainer.metrics.close()
+        trainer.progress.close()
     result = f", {trainer.evaluation.text()}" if trainer.evaluation else ""
     trainer.progress.message(f"done: {trainer.step} steps{result}; run directory {run.path}")
     return 0
@@ -141,21 +143,35 @@ def _find_resume_point(world: World, invocation: Invocation) -> Path | None:
     return path
 
 
+def _warm_up(world: World, trainer: Trainer) -> None:
+    """Compile on one rank of each node, under the cache's lock; then the others load what it compiled."""
+    from ddp.kernels.jit import exclusive_cache
+
+    def compile_kernels() -> None:
+        with exclusive_cache():
+            trainer.warm_up()
+
+    world.first_on_node(compile_kernels, trainer.warm_up)
+
+
 def _open_run(world: World, trainer: Trainer, invocation: Invocation, started: float) -> RunDirectory:
     """Make the run directory and connect the outputs; only rank 0 writes."""
     from ddp.observe.metrics import MetricsLog
     from ddp.observe.progress import build_progress
     from ddp.run_directory import create_run_directory
-    from ddp.start import start_facts, start_text
+    from ddp.start import start_facts, start_text, start_warnings
 
     config = trainer.config
     resuming = bool(invocation.resume)
     run = world.run_on_root(lambda: create_run_directory(config, resuming))
     metrics = MetricsLog(run.metrics if world.is_root else None, started)
-    trainer.use_outputs(metrics, build_progress(world.is_root, trainer.total_steps), run if world.is_root else None)
+    progress = build_progress(world.is_root, trainer.total_steps, environment.is_launched())
+    trainer.use_outputs(metrics, progress, run if world.is_root else None)
     facts = start_facts(world, trainer)
     metrics.write("start", **facts)
     trainer.progress.message(start_text(facts))
+    for warning in start_warnings(facts, config.batch.shards):
+        trainer.progress.message(f"warning: {warning}")
     return run
 
 

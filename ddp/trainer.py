@@ -74,7 +74,7 @@ class Trainer:
         self.squares = np.empty(num_blocks(self.model.num_parameters))
         self.step, self.logged_step, self.evaluated_step = 0, 0, -1
         self.samples_done, self.samples_logged, self.train_s = 0, 0, 0.0
-        self.loss_sum, self.batch_samples, self.grad_norm = 0.0, 0, 0.0
+        self.loss_sum, self.batch_samples, self.grad_norm, self.lr = 0.0, 0, 0.0, 0.0
         self.evaluation: Evaluation | None = None
         self.peak_gflops = math.nan
         self.use_outputs(MetricsLog(None, time.perf_counter()), Progress(), None)
@@ -100,17 +100,19 @@ class Trainer:
         return min(steps, self.config.train.steps or steps)
 
     def warm_up(self) -> None:
-        """Compile every kernel by a step on samples of zeros, and measure the peak; the run's state stays as it is."""
+        """Compile every kernel, by a step on samples of zeros, and measure the peak; the run's state stays as it is.
+
+        Where the cache may lack a kernel, hold `ddp.kernels.jit.exclusive_cache`.
+        """
         inputs = np.zeros_like(self.buffer.inputs[:1])
         targets = np.zeros_like(self.buffer.targets[:1])
-        with jit.exclusive_cache():
-            draws = Draws(self.config.seed, 0, np.zeros(1, np.int64))
-            self.loss.forward(self.model.forward(inputs, True, draws), targets)
-            self.model.backward(self.loss.backward(), input_gradient=False)
-            self.model.gradients.fill(0)
-            sum_of_squares(self.model.gradients, self.squares)
-            self.optimizer.warm_up()
-            self.peak_gflops = measure_peak_gflops()
+        draws = Draws(self.config.seed, 0, np.zeros(1, np.int64))
+        self.loss.forward(self.model.forward(inputs, True, draws), targets)
+        self.model.backward(self.loss.backward(), input_gradient=False)
+        self.model.gradients.fill(0)
+        sum_of_squares(self.model.gradients, self.squares)
+        self.optimizer.warm_up()
+        self.peak_gflops = measure_peak_gflops()
 
     def train(self) -> None:
         """Run the steps that remain, evaluating, checkpointing and logging as configured.
@@ -148,10 +150,12 @@ class Trainer:
         with self.timers.phase("comm"):
             self.reducer.reduce()
         with self.timers.phase("update"):
-            np.copyto(self.model.gradients, self.model.gradient_sums, casting="same_kind")
+            with np.errstate(over="ignore"):  # an overflow becomes an infinity, which the next check finds
+                np.copyto(self.model.gradients, self.model.gradient_sums, casting="same_kind")
             scale = 1 / len(batch) if self.config.loss.reduction == "mean" else 1.0
+            self.lr = self._learning_rate()
             if self._is_gradient_finite(scale):
-                self.optimizer.step(self._learning_rate(), scale)
+                self.optimizer.step(self.lr, scale)
         self.step += 1
         self.batch_samples = len(batch)
         self.samples_done += len(batch)
@@ -197,7 +201,7 @@ class Trainer:
             return True
         if self.config.train.on_nonfinite == "stop":
             raise NonFiniteError(
-                f"the gradient of step {self.step} has a NaN or an infinity; lower optimizer.lr"
+                f"the gradient of step {self.step + 1} has a NaN or an infinity; lower optimizer.lr"
                 f" (now {self.config.optimizer.lr}), or skip such steps with --train.on_nonfinite skip",
                 agreed=self.config.comm.reducer != "dummy",
             )
@@ -228,9 +232,9 @@ class Trainer:
             "step",
             step=self.step,
             epoch=epoch,
-            loss=loss if math.isfinite(loss) else None,
-            lr=self._learning_rate(),
-            grad_norm=self.grad_norm if math.isfinite(self.grad_norm) else None,
+            loss=loss,
+            lr=self.lr,
+            grad_norm=self.grad_norm,
             samples_per_s=samples_per_s,
             step_ms=by_phase["step"],
             compute_ms=by_phase["compute"],

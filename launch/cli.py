@@ -62,7 +62,7 @@ def _run(options: argparse.Namespace, program: list[str], trainer: list[str], li
         exported=environment,
         as_root=os.geteuid() == 0,
     )
-    if plan.warning:
+    if plan.warning and options.dry_run:  # a run says so itself
         _say(f"warning: {plan.warning}")
     if options.dry_run:
         sys.stdout.write(f"{plan}\n{shell_line(command, environment, os.environ)}\n")

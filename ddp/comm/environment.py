@@ -12,6 +12,7 @@ from collections.abc import Mapping, MutableMapping
 # Set by: Open MPI; Hydra (MPICH, Intel MPI); Slurm's srun (may read "4(x2)").
 LOCAL_SIZE_VARIABLES = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_TASKS_PER_NODE")
 WORLD_SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
+LAUNCHERS = ("Open MPI's mpirun", "the mpirun of MPICH or Intel MPI, or srun,", "srun")  # by WORLD_SIZE_VARIABLES
 RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
 
 # An idle rank that spins takes the core from one that computes. Measured with 8 ranks on 2 cores while
@@ -36,6 +37,17 @@ def launched_local_size(environment: Mapping[str, str] = os.environ) -> int:
 def launched_world_size(environment: Mapping[str, str] = os.environ) -> int:
     """How many ranks the launcher says it started; 1 where it says nothing."""
     return _first_number(environment, WORLD_SIZE_VARIABLES) or 1
+
+
+def is_launched(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether a launcher such as mpirun or srun started this process."""
+    return any(variable in environment for variable in WORLD_SIZE_VARIABLES)
+
+
+def launcher(environment: Mapping[str, str] = os.environ) -> str:
+    """Who says so, for a message."""
+    names = zip(WORLD_SIZE_VARIABLES, LAUNCHERS, strict=True)
+    return next((name for variable, name in names if variable in environment), "the launcher")
 
 
 def launched_rank(environment: Mapping[str, str] = os.environ) -> int:

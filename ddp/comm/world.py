@@ -21,7 +21,7 @@ POLL_S = 0.01
 
 
 class World:
-    """The ranks of this run (MPI_COMM_WORLD), and those of this rank's node.
+    """The ranks of this run (MPI_COMM_WORLD, or a part of it), and those of this rank's node.
 
     Attributes:
         rank: this process, counted from 0.
@@ -57,9 +57,9 @@ class World:
         if self.size < launched:
             vendor, version = MPI.get_vendor()
             raise WrongLauncherError(
-                f"the launcher started {launched} processes but each is rank 0 of {self.size}: mpi4py loads {vendor}"
-                f" {'.'.join(map(str, version))} and the launcher belongs to another MPI (or, under srun, speaks"
-                " another PMI); use that library's own mpirun, as `python -m launch run -n P` does"
+                f"{environment.launcher()} started {launched} processes but each is rank 0 of {self.size}: mpi4py"
+                f" loads {vendor} {'.'.join(map(str, version))} and the launcher belongs to another MPI (or, under"
+                " srun, speaks another PMI); use that library's own mpirun, as `python -m launch run -n P` does"
             )
 
     @property
@@ -69,7 +69,8 @@ class World:
 
     def mpi_library(self) -> str:
         """Name and version of the MPI library."""
-        return MPI.Get_library_version().strip("\0 \n").splitlines()[0]
+        name, version = MPI.get_vendor()
+        return f"{name} {'.'.join(map(str, version))}"
 
     def run_together(self, action: Callable[[], Result]) -> Result:
         """Run `action` on every rank; if it is the user's mistake on any, fail on all.
@@ -127,19 +128,19 @@ class World:
             path.unlink()
         return cast("npt.NDArray[np.generic]", array)
 
-    def first_on_node(self, action: Callable[[], None]) -> None:
-        """Run `action` on one rank of each node, then on the others, which meanwhile sleep.
+    def first_on_node(self, lead: Callable[[], None], follow: Callable[[], None]) -> None:
+        """Run `lead` on one rank of each node, then `follow` on the others, which meanwhile sleep.
 
         They poll a non-blocking barrier rather than wait in one: 7 ranks spinning on 2 cores would take
         most of them from the rank that works.
         """
         if self.local_rank == 0:
-            action()
+            lead()
         request = self.node.Ibarrier()
         while not request.Test():
             time.sleep(POLL_S)
         if self.local_rank > 0:
-            action()
+            follow()
 
     def check_agreement(self, facts: Mapping[str, str]) -> None:
         """Compare named facts, such as checksums, over all ranks.

@@ -53,7 +53,7 @@ class ParameterSpec:
 
     def to_state(self, view: Float32) -> Float32:
         """A copy of a kernel view in the state dict's layout."""
-        return np.ascontiguousarray(view.transpose(np.argsort(self.kernel_axes)))
+        return np.array(view.transpose(np.argsort(self.kernel_axes)), order="C")
 
 
 @dataclass(frozen=True)

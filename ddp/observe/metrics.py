@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,13 @@ class MetricsLog:
         self._file = None if path is None else open(path, "a", encoding="utf-8")
 
     def write(self, event: str, **fields: Any) -> None:
-        """Append one event with the seconds since the start; on disk when this returns."""
+        """Append one event with the seconds since the start; numbers that JSON lacks (NaN, infinity) as null.
+
+        The line is handed to the system when this returns.
+        """
         if self._file is not None:
-            record = {"event": event, "time_s": round(time.perf_counter() - self.started, 6), **fields}
+            finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in fields.items()}
+            record = {"event": event, "time_s": round(time.perf_counter() - self.started, 6), **finite}
             self._file.write(json.dumps(record, allow_nan=False) + "\n")
             self._file.flush()
 

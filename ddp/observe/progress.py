@@ -71,7 +71,7 @@ class TerminalProgress(Progress):
             TextColumn("loss {task.fields[loss]:.4f}  {task.fields[samples_per_s]:.0f} samples/s"),
             TimeRemainingColumn(),
         )
-        self._bar: RichProgress = RichProgress(*columns)
+        self._bar: RichProgress = RichProgress(*columns, redirect_stdout=False, redirect_stderr=False)
         self._task = self._bar.add_task("train", total=total_steps, epoch=0, loss=float("nan"), samples_per_s=0.0)
         self._bar.start()
 
@@ -88,8 +88,16 @@ class TerminalProgress(Progress):
         self._bar.stop()
 
 
-def build_progress(is_root: bool, total_steps: int) -> Progress:
-    """The display for this rank: a bar if standard output is a terminal, lines if not, nothing elsewhere."""
+def build_progress(is_root: bool, total_steps: int, is_launched: bool = False) -> Progress:
+    """The display for this rank: a bar if standard output is a terminal, lines if not, nothing elsewhere.
+
+    Args:
+        is_root: whether this is the rank that shows.
+        total_steps: length of the run.
+        is_launched: whether mpirun started it. Open MPI gives each rank a terminal of its own even where
+            mpirun writes to a file, and MPICH gives it none even on a terminal: then lines, always.
+    """
     if not is_root:
         return Progress()
-    return TerminalProgress(total_steps) if sys.stdout.isatty() else PlainProgress(total_steps, sys.stdout)
+    is_terminal = sys.stdout.isatty() and not is_launched
+    return TerminalProgress(total_steps) if is_terminal else PlainProgress(total_steps, sys.stdout)

@@ -1,0 +1,189 @@
+"""The configuration: every field documented, every range checked, TOML that reads back."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import math
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ddp import config as module
+from ddp.command_line import dump_toml, parse
+from ddp.config import (
+    BatchConfig,
+    CheckpointConfig,
+    Config,
+    ConfigError,
+    DataConfig,
+    ModelConfig,
+    OptimizerConfig,
+    OutputConfig,
+    ScheduleConfig,
+    TrainConfig,
+    to_dict,
+)
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.toml"))
+
+CHANGED = Config(
+    seed=2**64 - 1,
+    threads=3,
+    model=ModelConfig(name="polynomial", degree=5, hidden=(), bias=True, dropout=False),
+    data=DataConfig(name="polynomial", root='a "quoted" \\ path', shape=(3, 1, 9), coefficients=(1e-9,), noise=0.0),
+    batch=BatchConfig(size=7, shards=3),
+    loss=module.LossConfig(reduction="sum"),
+    optimizer=OptimizerConfig(lr=1e-05, momentum=0.3, nesterov=True, weight_decay=1 / 3),
+    schedule=ScheduleConfig(name="cosine", warmup_epochs=0.1),
+    train=TrainConfig(epochs=0, steps=12, evaluate_every=0, on_nonfinite="skip"),
+    comm=module.CommConfig(reducer="naive"),
+    checkpoint=CheckpointConfig(every_steps=4, every_epochs=0, keep=0),
+    output=OutputConfig(dir="elsewhere/", name="a-b.c", log_every=1),
+)
+
+
+def documented_fields() -> Iterator[tuple[str, str, str | None]]:
+    """Class, field, and the string literal that stands right under the field."""
+    for node in ast.parse(inspect.getsource(module)).body:
+        if isinstance(node, ast.ClassDef) and node.name.endswith("Config"):
+            for statement, following in zip(node.body, [*node.body[1:], None], strict=True):
+                if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+                    is_text = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
+                    yield node.name, statement.target.id, following.value.value if is_text else None  # type: ignore
+
+
+def test_every_field_is_documented() -> None:
+    found = {(owner, name): text for owner, name, text in documented_fields()}
+    classes = [Config, *(type(getattr(Config(), f.name)) for f in dataclasses.fields(Config) if f.name in SECTIONS)]
+    assert len(classes) == 1 + len(SECTIONS)
+    for owner in classes:
+        for field in dataclasses.fields(owner):
+            text = found[owner.__name__, field.name]
+            if field.name in SECTIONS and owner is Config:
+                assert type(getattr(Config(), field.name)).__doc__
+            else:
+                assert text, f"{owner.__name__}.{field.name} has no docstring"
+                assert text.endswith(".")
+
+
+SECTIONS = ["model", "data", "batch", "loss", "optimizer", "schedule", "train", "comm", "checkpoint", "output"]
+
+
+RANGES = [
+    (ModelConfig, {"degree": -1}, "model.degree = -1: use 0 or more"),
+    (ModelConfig, {"hidden": (5, 0)}, "model.hidden = [5, 0]: every width must be at least 1"),
+    (DataConfig, {"samples": 0}, "data.samples = 0: use 1 or more"),
+    (DataConfig, {"classes": 1}, "data.classes = 1: use 2 or more"),
+    (DataConfig, {"shape": (1, 0, 4)}, "data.shape = [1, 0, 4]: every size must be at least 1"),
+    (DataConfig, {"coefficients": ()}, "data.coefficients = []: give at least one coefficient, all finite"),
+    (DataConfig, {"coefficients": (math.nan,)}, "data.coefficients = [nan]: give at least one coefficient, all finite"),
+    (DataConfig, {"noise": -0.5}, "data.noise = -0.5: use a finite number, 0 or more"),
+    (DataConfig, {"noise": math.inf}, "data.noise = inf: use a finite number, 0 or more"),
+    (BatchConfig, {"size": 0}, "batch.size = 0: a step needs at least 1 sample"),
+    (BatchConfig, {"shards": 0}, "batch.shards = 0: use 1 or more"),
+    (
+        BatchConfig,
+        {"size": 4, "shards": 5},
+        "batch.shards = 5: more shards than the 4 samples of batch.size; use at most 4",
+    ),
+    (OptimizerConfig, {"lr": -1.0}, "optimizer.lr = -1.0: use a finite number, 0 or more"),
+    (OptimizerConfig, {"lr": math.nan}, "optimizer.lr = nan: use a finite number, 0 or more"),
+    (OptimizerConfig, {"lr": math.inf}, "optimizer.lr = inf: use a finite number, 0 or more"),
+    (OptimizerConfig, {"momentum": 1.0}, "optimizer.momentum = 1.0: use a value in [0, 1)"),
+    (OptimizerConfig, {"momentum": -0.1}, "optimizer.momentum = -0.1: use a value in [0, 1)"),
+    (OptimizerConfig, {"weight_decay": -0.1}, "optimizer.weight_decay = -0.1: use a finite number, 0 or more"),
+    (
+        OptimizerConfig,
+        {"nesterov": True, "momentum": 0.0},
+        "optimizer.nesterov = true: needs optimizer.momentum above 0",
+    ),
+    (ScheduleConfig, {"warmup_epochs": -1.0}, "schedule.warmup_epochs = -1.0: use a finite number, 0 or more"),
+    (ScheduleConfig, {"warmup_epochs": math.inf}, "schedule.warmup_epochs = inf: use a finite number, 0 or more"),
+    (TrainConfig, {"epochs": -1}, "train.epochs = -1: use 0 or more"),
+    (TrainConfig, {"steps": -1}, "train.steps = -1: use 0 or more"),
+    (TrainConfig, {"evaluate_every": -1}, "train.evaluate_every = -1: use 0 or more"),
+    (CheckpointConfig, {"every_steps": -1}, "checkpoint.every_steps = -1: use 0 or more"),
+    (CheckpointConfig, {"every_epochs": -1}, "checkpoint.every_epochs = -1: use 0 or more"),
+    (CheckpointConfig, {"keep": -1}, "checkpoint.keep = -1: use 0 or more"),
+    (OutputConfig, {"log_every": 0}, "output.log_every = 0: use 1 or more"),
+    (OutputConfig, {"name": "a/b"}, "output.name = a/b: a single directory name, without a slash"),
+    (OutputConfig, {"name": ".."}, "output.name = ..: a single directory name, without a slash"),
+    (Config, {"seed": -1}, "seed = -1: use 0 to 2**64 - 1"),
+    (Config, {"seed": 2**64}, "seed = 18446744073709551616: use 0 to 2**64 - 1"),
+    (Config, {"threads": -1}, "threads = -1: use 0 or more"),
+    (
+        Config,
+        {"data": DataConfig(name="polynomial")},
+        "data.name = polynomial: does not fit model.name = mlp; use polynomial for both or for neither",
+    ),
+]
+
+
+@pytest.mark.parametrize(("section", "values", "message"), RANGES)
+def test_a_value_out_of_range_is_one_line_with_field_value_and_fix(
+    section: type, values: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError) as raised:
+        section(**values)
+    assert str(raised.value) == message
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        (BatchConfig, {"size": 1, "shards": 1}),
+        (OptimizerConfig, {"lr": 0.0, "momentum": 0.0}),
+        (ModelConfig, {"hidden": (), "degree": 0}),
+        (TrainConfig, {"epochs": 0, "steps": 0, "evaluate_every": 0}),
+        (Config, {"seed": 2**64 - 1}),
+    ],
+)
+def test_the_ends_of_ranges_are_accepted(values: tuple[type, dict[str, Any]]) -> None:
+    section, fields = values
+    assert dataclasses.asdict(section(**fields)).items() >= fields.items()
+
+
+def test_configurations_are_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().seed = 3  # type: ignore[misc]
+
+
+def test_to_dict_keeps_order_and_makes_lists() -> None:
+    plain = to_dict(Config())
+    assert list(plain) == ["seed", "threads", *SECTIONS]
+    assert plain["model"]["hidden"] == [512, 512]
+    assert list(plain["batch"]) == ["size", "shards"]
+
+
+@pytest.mark.parametrize("config", [Config(), CHANGED], ids=["default", "all-changed"])
+def test_toml_reads_back_to_the_same_configuration(config: Config, tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(dump_toml(config))
+    assert tomllib.loads(path.read_text()) == to_dict(config)
+    assert parse(["--config", str(path)]).config == config
+
+
+def test_the_changed_configuration_differs_in_every_field_that_has_a_choice() -> None:
+    only = {("data", "samples"), ("data", "classes"), ("optimizer", "name")}
+    default, changed = to_dict(Config()), to_dict(CHANGED)
+    same = {(s, f) for s in SECTIONS for f in default[s] if default[s][f] == changed[s][f]}
+    assert same == only
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_file_in_configs_loads_and_says_how_to_run_it(path: Path) -> None:
+    config = parse(["--config", str(path)]).config
+    for section, fields in tomllib.loads(path.read_text()).items():
+        assert to_dict(config)[section].items() >= fields.items()
+    first, *rest = path.read_text().splitlines()
+    assert first.startswith("# ")
+    assert f"#   mpirun -n 2 python -m ddp.train --config configs/{path.name}" in rest
+
+
+def test_there_are_files_in_configs() -> None:
+    assert {"mlp", "mnist_cnn", "polynomial_gd", "polynomial_sgd"} <= {path.stem for path in CONFIGS}
