@@ -1,0 +1,66 @@
+"""Evaluation over all ranks: every sample counted exactly once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ddp.comm.world import World
+from ddp.config import Config, DataConfig
+from ddp.data import Split, load_dataset
+from ddp.evaluation import Evaluator
+from ddp.kernels.jit import exclusive_cache
+from ddp.models import build_loss, build_model
+
+pytestmark = pytest.mark.mpi
+
+
+class Echo:
+    """A model whose output is its input."""
+
+    def forward(self, x: Any, training: bool) -> Any:
+        assert not training
+        return x
+
+
+class SumOfTargets:
+    """A loss that tells which samples were seen, if their targets are different powers of two."""
+
+    def forward(self, outputs: Any, targets: Any) -> float:
+        return float(targets.sum())
+
+
+# Fewer samples than ranks, as many, more by one; batches that divide a rank's part and batches that do not.
+@pytest.mark.parametrize("samples", [1, 2, 3, 4, 5, 37])
+@pytest.mark.parametrize("batch_size", [1, 4, 100])
+def test_every_sample_is_counted_once(samples: int, batch_size: int, world: World) -> None:
+    inputs = np.zeros((samples, 1), np.float32)
+    split = Split(inputs, 2 ** np.arange(samples, dtype=np.int64), np.float32(1), np.float32(0))
+    result = Evaluator(world, split, batch_size).evaluate(Echo(), SumOfTargets())  # type: ignore[arg-type]
+    assert result.samples == samples
+    assert round(result.loss * samples) == 2**samples - 1
+
+
+def test_loss_and_accuracy_are_those_of_the_whole_split(world: World, alone: World) -> None:
+    config = Config()
+    dataset = load_dataset(DataConfig(name="digits"), 0)
+    model = build_model(config.model, dataset.test.sample_shape, dataset.num_classes, seed=3)
+    loss = build_loss(config.model)
+    with exclusive_cache():  # the kernels may still be to compile
+        by_one = Evaluator(alone, dataset.test, 50).evaluate(model, loss)
+    result = Evaluator(world, dataset.test, 50).evaluate(model, loss)
+
+    x = dataset.test.inputs.astype(np.float64) * dataset.test.scale + dataset.test.shift
+    y = x.reshape(len(x), -1)
+    weights = [weight.astype(np.float64) for weight in model.state_dict().values()]
+    for weight in weights[:-1]:
+        y = np.maximum(y @ weight.T, 0)
+    y = y @ weights[-1].T
+    t = dataset.test.targets
+    losses = np.log(np.exp(y).sum(axis=1)) - y[np.arange(len(y)), t]
+    assert result.samples == len(t) == 359
+    assert result.accuracy == np.count_nonzero(y.argmax(axis=1) == t) / len(t)
+    assert result.loss == pytest.approx(losses.mean(), rel=1e-5)
+    assert (by_one.samples, by_one.accuracy) == (result.samples, result.accuracy)

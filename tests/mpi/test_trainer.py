@@ -1,0 +1,196 @@
+"""Training with any number of ranks computes what one rank computes.
+
+The shards' gradients are added in float64 before anything is rounded to float32, so the results are expected to
+be equal bit for bit nearly always. What is promised, and asserted, is a relative difference of at most 1e-6.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ddp.comm.failure import NonFiniteError
+from ddp.comm.world import World
+from ddp.config import (
+    BatchConfig,
+    CheckpointConfig,
+    CommConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
+from ddp.data import load_dataset
+from ddp.kernels.jit import exclusive_cache
+from ddp.observe.metrics import MetricsLog
+from ddp.observe.progress import Progress
+from ddp.run_directory import create_run_directory
+from ddp.trainer import Trainer
+
+pytestmark = pytest.mark.mpi
+
+BOUND = 1e-6
+
+MLP = Config(
+    model=ModelConfig(name="mlp", hidden=(32, 16), bias=True),
+    data=DataConfig(name="synthetic", shape=(1, 8, 8), samples=100, classes=5),
+    batch=BatchConfig(size=32, shards=8),  # the last batch of an epoch has 4 samples: half the shards are empty
+    optimizer=OptimizerConfig(lr=0.05, momentum=0.9, weight_decay=1e-3),
+    train=TrainConfig(epochs=3),
+)
+CNN = replace(
+    MLP,
+    model=ModelConfig(name="mnist_cnn", dropout=True),
+    data=DataConfig(name="synthetic", shape=(2, 9, 10), samples=45, classes=4),
+    batch=BatchConfig(size=20, shards=8),
+    train=TrainConfig(epochs=2),
+)
+POLYNOMIAL = replace(
+    MLP,
+    model=ModelConfig(name="polynomial", degree=3),
+    data=DataConfig(name="polynomial", coefficients=(1.0, -2.0, 3.0), samples=50),
+    batch=BatchConfig(size=20, shards=8),
+)
+CASES = {
+    "mlp": MLP,
+    "mlp naive": replace(MLP, comm=CommConfig(reducer="naive")),
+    "mnist_cnn with dropout": CNN,
+    "polynomial": POLYNOMIAL,
+    "one shard, so all ranks but one idle": replace(MLP, batch=BatchConfig(size=32, shards=1)),
+    "shards that no number of ranks above 1 divides": replace(MLP, batch=BatchConfig(size=33, shards=7)),
+}
+
+
+def build(config: Config, world: World) -> Trainer:
+    dataset = load_dataset(config.data, config.seed, world.share_on_node)
+    trainer = Trainer(config, world, dataset)
+    with exclusive_cache():
+        trainer.warm_up()
+    return trainer
+
+
+def difference(trainer: Trainer, reference: Trainer) -> float:
+    """Relative, in the Euclidean norm over all parameters."""
+    a, b = trainer.model.parameters.astype(np.float64), reference.model.parameters.astype(np.float64)
+    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+
+
+@pytest.mark.parametrize("config", CASES.values(), ids=CASES.keys())
+def test_any_number_of_ranks_trains_as_one(config: Config, world: World, alone: World) -> None:
+    trainer, reference = build(config, world), build(config, alone)
+    initial = reference.model.parameters.copy()
+    trainer.train()
+    reference.train()
+    assert trainer.step == reference.step == config.train.epochs * trainer.steps_per_epoch
+    assert difference(trainer, reference) <= BOUND
+    assert np.linalg.norm(reference.model.parameters - initial) > 1e-2 * np.linalg.norm(initial)
+    assert trainer.evaluation is not None
+    assert reference.evaluation is not None
+    assert trainer.evaluation.accuracy == reference.evaluation.accuracy
+    assert trainer.evaluation.samples == reference.evaluation.samples
+    assert trainer.evaluation.loss == pytest.approx(reference.evaluation.loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("config", CASES.values(), ids=CASES.keys())
+def test_all_ranks_hold_the_same_bits(config: Config, world: World) -> None:
+    trainer = build(config, world)
+    trainer.train()
+    assert len(set(world.comm.allgather(trainer.model.parameters.tobytes()))) == 1
+
+
+def test_without_a_reduction_the_ranks_diverge(world: World) -> None:
+    trainer = build(replace(MLP, comm=CommConfig(reducer="dummy")), world)
+    trainer.train_step()
+    assert len(set(world.comm.allgather(trainer.model.parameters.tobytes()))) == world.size
+
+
+def test_gradient_descent_is_that_of_the_textbook(world: World) -> None:
+    steps, lr = 25, 0.2
+    config = replace(
+        POLYNOMIAL,
+        batch=BatchConfig(size=50, shards=8),
+        optimizer=OptimizerConfig(lr=lr, momentum=0.0),
+        train=TrainConfig(epochs=steps),
+    )
+    trainer = build(config, world)
+    w = trainer.model.parameters.astype(np.float64)
+    trainer.train()
+    x = np.vander(trainer.dataset.train.inputs[:, 0].astype(np.float64), 4, increasing=True)
+    t = trainer.dataset.train.targets[:, 0].astype(np.float64)
+    for _ in range(steps):
+        w -= lr * 2 / len(t) * x.T @ (x @ w - t)
+    np.testing.assert_allclose(trainer.model.parameters, w, rtol=1e-5)
+
+
+@pytest.mark.parametrize("config", [MLP, CNN], ids=["mlp", "mnist_cnn with dropout"])
+def test_resume_on_any_number_of_ranks(config: Config, world: World, alone: World, mpi_tmp_path: Path) -> None:
+    config = replace(
+        config,
+        output=replace(config.output, dir=str(mpi_tmp_path), name="run"),
+        checkpoint=CheckpointConfig(every_steps=2, every_epochs=0, keep=0),
+    )
+    reference = build(config, alone)
+    if world.is_root:
+        reference.use_outputs(
+            MetricsLog(None, time.perf_counter()), Progress(), create_run_directory(config, resuming=False)
+        )
+    reference.train()
+    world.comm.Barrier()
+    resumed = build(config, world)
+    resumed.resume(mpi_tmp_path / "run" / "checkpoints" / "step-00000002.safetensors")
+    assert resumed.step == 2
+    assert difference(resumed, reference) > 1e-3
+    resumed.train()
+    assert resumed.step == reference.step > 2
+    assert difference(resumed, reference) <= BOUND
+
+
+def test_resume_on_one_rank_from_many(world: World, alone: World, mpi_tmp_path: Path) -> None:
+    config = replace(
+        MLP,
+        output=replace(MLP.output, dir=str(mpi_tmp_path), name="run"),
+        checkpoint=CheckpointConfig(every_steps=5, every_epochs=0, keep=0),
+    )
+    trainer = build(config, world)
+    run = world.run_on_root(lambda: create_run_directory(config, resuming=False))
+    trainer.use_outputs(MetricsLog(None, time.perf_counter()), Progress(), run if world.is_root else None)
+    trainer.train()
+    world.comm.Barrier()
+    resumed = build(config, alone)
+    resumed.resume(run.checkpoints / "step-00000005.safetensors")
+    resumed.train()
+    assert difference(resumed, trainer) <= BOUND
+
+
+def test_all_ranks_stop_at_the_same_step_where_a_gradient_is_not_finite(world: World) -> None:
+    trainer = build(replace(MLP, optimizer=OptimizerConfig(lr=1e30)), world)
+    with pytest.raises(NonFiniteError, match=r"optimizer\.lr \(now 1e\+30\)"):
+        trainer.train()
+    steps = world.comm.allgather(trainer.step)
+    assert len(set(steps)) == 1
+    assert 0 < steps[0] < trainer.total_steps
+
+
+def test_steps_with_a_gradient_that_is_not_finite_can_be_skipped(world: World) -> None:
+    trainer = build(replace(MLP, train=TrainConfig(epochs=1, on_nonfinite="skip")), world)
+    before = trainer.model.parameters.copy()
+    loss_backward = trainer.loss.backward
+
+    def planted() -> np.ndarray:
+        dy = loss_backward()
+        if world.rank == 0:  # rank 0 always has samples
+            dy[0, 0] = np.nan
+        return dy
+
+    trainer.loss.backward = planted  # type: ignore[method-assign]
+    trainer.train_step()
+    np.testing.assert_array_equal(trainer.model.parameters, before)
+    trainer.loss.backward = loss_backward  # type: ignore[method-assign]
+    trainer.train_step()
+    assert np.all(np.isfinite(trainer.model.parameters))
+    assert not np.array_equal(trainer.model.parameters, before)

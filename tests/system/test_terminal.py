@@ -1,0 +1,58 @@
+"""On a terminal there is a live bar, which leaves errors readable; under mpirun there are plain lines."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.system.jobs import ROOT, TRAIN
+
+HIDE_CURSOR, SHOW_CURSOR, ESCAPE = "\x1b[?25l", "\x1b[?25h", "\x1b"
+
+
+def on_terminal(folder: Path, *arguments: str, **environment: str) -> tuple[int, str]:
+    """Exit code and output of one process whose outputs are a terminal."""
+    ours, theirs = pty.openpty()
+    surroundings = {**os.environ, "TERM": "xterm", "COLUMNS": "60", "PYTHONPATH": str(ROOT), **environment}
+    process = subprocess.Popen(
+        [*TRAIN, *arguments],
+        cwd=folder,
+        env=surroundings,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    shown = b""
+    try:
+        while part := os.read(ours, 4096):
+            shown += part
+    except OSError:
+        pass  # Linux' way to say that no process has the terminal open any more
+    os.close(ours)
+    return process.wait(), shown.decode().replace("\r\n", "\n")
+
+
+@pytest.mark.timeout(120)
+def test_an_error_is_one_line_and_the_cursor_is_back(tmp_path: Path) -> None:
+    code, shown = on_terminal(tmp_path, "--optimizer.lr", "1e30")
+    assert code == 3
+    (line,) = (line for line in shown.splitlines() if "error: " in line)
+    assert "the gradient of step" in line
+    assert line.endswith("--train.on_nonfinite skip")
+    assert HIDE_CURSOR in shown
+    assert shown.rindex(SHOW_CURSOR) > shown.rindex(HIDE_CURSOR)
+    assert shown.index(SHOW_CURSOR) < shown.index("error: ")
+
+
+@pytest.mark.timeout(120)
+def test_a_launched_rank_writes_plain_lines(tmp_path: Path) -> None:
+    code, shown = on_terminal(tmp_path, "--train.steps", "2", OMPI_COMM_WORLD_SIZE="1")
+    assert code == 0
+    assert ESCAPE not in shown
+    assert shown.splitlines()[-1].startswith("done: 2 steps, ")

@@ -1,0 +1,35 @@
+"""Kernels are compiled once for a host, whoever comes first; every later start only loads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.system.jobs import Start
+
+FEW = ("--train.steps", "3", "--model.hidden", "[16]")
+
+
+def compiled(cache: Path) -> dict[str, tuple[int, int]]:
+    """The files of a cache of kernels, with size and time of change."""
+    files = [path for path in cache.rglob("*.nb?") if path.is_file()]
+    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
+
+
+def test_a_cold_start_of_many_ranks_and_then_a_warm_one(start: Start, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    first = start(4, *FEW, "--output.name", "cold", cwd=tmp_path, NUMBA_CACHE_DIR=str(cache)).finish()
+    assert first.code == 0, first.text
+    kernels = compiled(cache)
+    assert any("linear_forward" in name for name in kernels)
+    second = start(4, *FEW, "--output.name", "warm", cwd=tmp_path, NUMBA_CACHE_DIR=str(cache)).finish()
+    assert second.code == 0, second.text
+    assert compiled(cache) == kernels
+
+
+def test_two_cold_jobs_at_once(start: Start, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    jobs = [start(2, *FEW, "--output.name", name, cwd=tmp_path, NUMBA_CACHE_DIR=str(cache)) for name in "ab"]
+    for job in jobs:
+        finished = job.finish()
+        assert finished.code == 0, finished.text
+    assert compiled(cache)
