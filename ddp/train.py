@@ -165,7 +165,7 @@ def _open_run(world: World, trainer: Trainer, invocation: Invocation, started: f
     resuming = bool(invocation.resume)
     run = world.run_on_root(lambda: create_run_directory(config, resuming))
     metrics = MetricsLog(run.metrics if world.is_root else None, started)
-    progress = build_progress(world.is_root, trainer.total_steps, environment.is_launched())
+    progress = build_progress(world.is_root, trainer.total_steps, environment.terminal_width())
     trainer.use_outputs(metrics, progress, run if world.is_root else None)
     facts = start_facts(world, trainer)
     metrics.write("start", **facts)

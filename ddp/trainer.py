@@ -258,7 +258,7 @@ class Trainer:
             **{name: value},
             samples=result.samples,
         )
-        self.progress.message(f"epoch {epoch:3d}  test loss {result.loss:.4f}  {result.text()}")
+        self.progress.evaluation(epoch, result.loss, result.text())
         return result
 
     def _epoch_of_last_step(self) -> int:

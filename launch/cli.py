@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -53,7 +54,7 @@ def _run(options: argparse.Namespace, program: list[str], trainer: list[str], li
     threads = agreed_threads(options.threads, trainer)
     plan = make_plan(options.n, threads, options.bind, available_cores())
     flavour = flavour_of(library(), options.mpi)
-    environment = rank_environment(plan, flavour, dict(map(parse_assignment, options.env)))
+    environment = rank_environment(plan, flavour, {**_terminal(), **dict(map(parse_assignment, options.env))})
     command = build_command(
         plan,
         flavour,
@@ -89,6 +90,11 @@ def agreed_threads(launcher: int | None, trainer: Sequence[str]) -> int | None:
         different = " and ".join(f"--threads {value}" for value in dict.fromkeys(values))
         raise UsageError(f"{different} differ: give it once, before the --")
     return values[0] if values else None
+
+
+def _terminal() -> dict[str, str]:
+    """Tell rank 0 of the terminal that mpirun hides from it, so that it can show a live display there."""
+    return {"DDP_TERMINAL": str(shutil.get_terminal_size().columns)} if sys.stdout.isatty() else {}
 
 
 def _threads_argument(launcher: int | None, trainer: Sequence[str]) -> list[str]:

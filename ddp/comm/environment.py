@@ -7,6 +7,8 @@ when they are loaded.
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 from collections.abc import Mapping, MutableMapping
 
 # Set by: Open MPI; Hydra (MPICH, Intel MPI); Slurm's srun (may read "4(x2)").
@@ -53,6 +55,19 @@ def launcher(environment: Mapping[str, str] = os.environ) -> str:
 def launched_rank(environment: Mapping[str, str] = os.environ) -> int:
     """Which of them this process is, by the launcher's word; 0 where it says nothing."""
     return _first_number(environment, RANK_VARIABLES) or 0
+
+
+def terminal_width(environment: Mapping[str, str] = os.environ) -> int | None:
+    """Width of the terminal that shows this rank's standard output, in characters; None if none does.
+
+    Under mpirun only the launcher knows, and says so in DDP_TERMINAL: Open MPI gives each rank a terminal
+    of its own even where mpirun writes to a file, and MPICH gives it none even on a terminal.
+    """
+    if width := _first_number(environment, ("DDP_TERMINAL",)):
+        return width
+    if is_launched(environment) or not sys.stdout.isatty():
+        return None
+    return shutil.get_terminal_size().columns
 
 
 def available_cores() -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -18,6 +18,10 @@ class Progress:
 
     def step(self, step: int, epoch: int, loss: float, samples_per_s: float) -> None:
         """Show how training stands after `step` steps."""
+
+    def evaluation(self, epoch: int, loss: float, quality: str) -> None:
+        """Show the result on the test set after an epoch; `quality` says the accuracy in words."""
+        self.message(f"epoch {epoch:3d}  test loss {loss:.4f}  {quality}")
 
     def close(self) -> None:
         """Leave the terminal as it was."""
@@ -57,10 +61,11 @@ class PlainProgress(Progress):
 
 
 class TerminalProgress(Progress):
-    """A live bar with epoch, loss, samples/s and time left."""
+    """A live bar with epoch, loss, accuracy, samples/s and time left."""
 
-    def __init__(self, total_steps: int) -> None:
-        """Take the length of the run, in steps."""
+    def __init__(self, total_steps: int, width: int | None = None) -> None:
+        """Take the length of the run, in steps, and the terminal's width, if it is known, in characters."""
+        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as RichProgress
 
@@ -68,11 +73,15 @@ class TerminalProgress(Progress):
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]:.4f}  {task.fields[samples_per_s]:.0f} samples/s"),
+            TextColumn(
+                "loss {task.fields[loss]:.4f}  {task.fields[quality]}  {task.fields[samples_per_s]:.0f} samples/s"
+            ),
             TimeRemainingColumn(),
         )
-        self._bar: RichProgress = RichProgress(*columns, redirect_stdout=False, redirect_stderr=False)
-        self._task = self._bar.add_task("train", total=total_steps, epoch=0, loss=float("nan"), samples_per_s=0.0)
+        console = Console(force_terminal=True, width=width)
+        self._bar: RichProgress = RichProgress(*columns, console=console, redirect_stdout=False, redirect_stderr=False)
+        fields: dict[str, Any] = {"epoch": 0, "loss": float("nan"), "quality": "", "samples_per_s": 0.0}
+        self._task = self._bar.add_task("train", total=total_steps, **fields)
         self._bar.start()
 
     def message(self, text: str) -> None:
@@ -83,21 +92,26 @@ class TerminalProgress(Progress):
         """Move the bar."""
         self._bar.update(self._task, completed=step, epoch=epoch, loss=loss, samples_per_s=samples_per_s)
 
+    def evaluation(self, epoch: int, loss: float, quality: str) -> None:
+        """Print the line, and keep the accuracy beside the bar."""
+        self._bar.update(self._task, quality=quality)
+        super().evaluation(epoch, loss, quality)
+
     def close(self) -> None:
         """Stop the live display."""
         self._bar.stop()
 
 
-def build_progress(is_root: bool, total_steps: int, is_launched: bool = False) -> Progress:
-    """The display for this rank: a bar if standard output is a terminal, lines if not, nothing elsewhere.
+def build_progress(is_root: bool, total_steps: int, terminal_width: int | None) -> Progress:
+    """The display for this rank: a bar on a terminal, lines elsewhere, nothing on the other ranks.
 
     Args:
         is_root: whether this is the rank that shows.
         total_steps: length of the run.
-        is_launched: whether mpirun started it. Open MPI gives each rank a terminal of its own even where
-            mpirun writes to a file, and MPICH gives it none even on a terminal: then lines, always.
+        terminal_width: of the terminal that shows this rank's output, in characters; None if none does.
     """
     if not is_root:
         return Progress()
-    is_terminal = sys.stdout.isatty() and not is_launched
-    return TerminalProgress(total_steps) if is_terminal else PlainProgress(total_steps, sys.stdout)
+    if terminal_width is None:
+        return PlainProgress(total_steps, sys.stdout)
+    return TerminalProgress(total_steps, terminal_width)

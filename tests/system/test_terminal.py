@@ -1,10 +1,12 @@
-"""On a terminal there is a live bar, which leaves errors readable; under mpirun there are plain lines."""
+"""On a terminal there is a live bar, which leaves errors readable; under a plain mpirun there are lines."""
 
 from __future__ import annotations
 
 import os
 import pty
 import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,12 +16,12 @@ from tests.system.jobs import ROOT, TRAIN
 HIDE_CURSOR, SHOW_CURSOR, ESCAPE = "\x1b[?25l", "\x1b[?25h", "\x1b"
 
 
-def on_terminal(folder: Path, *arguments: str, **environment: str) -> tuple[int, str]:
-    """Exit code and output of one process whose outputs are a terminal."""
+def on_terminal(folder: Path, *arguments: str, program: Sequence[str] = TRAIN, **environment: str) -> tuple[int, str]:
+    """Exit code and output of a program whose outputs are a terminal."""
     ours, theirs = pty.openpty()
     surroundings = {**os.environ, "TERM": "xterm", "COLUMNS": "60", "PYTHONPATH": str(ROOT), **environment}
     process = subprocess.Popen(
-        [*TRAIN, *arguments],
+        [*program, *arguments],
         cwd=folder,
         env=surroundings,
         stdin=theirs,
@@ -56,3 +58,14 @@ def test_a_launched_rank_writes_plain_lines(tmp_path: Path) -> None:
     assert code == 0
     assert ESCAPE not in shown
     assert shown.splitlines()[-1].startswith("done: 2 steps, ")
+
+
+@pytest.mark.timeout(120)
+def test_the_launcher_shows_the_live_bar_of_rank_0(tmp_path: Path) -> None:
+    launch = [sys.executable, "-m", "launch", "run", "-n", "2", "--"]
+    code, shown = on_terminal(tmp_path, "--train.epochs", "2", program=launch, COLUMNS="140")
+    assert code == 0
+    assert HIDE_CURSOR in shown
+    assert shown.rindex(SHOW_CURSOR) > shown.rindex(HIDE_CURSOR)
+    assert "test accuracy" in shown
+    assert shown.count("done: 46 steps") == 1

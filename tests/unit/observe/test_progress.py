@@ -85,7 +85,7 @@ def test_plain_progress_is_flushed_line_by_line(clock: Clock) -> None:
 
 
 def test_only_the_root_shows_anything(capsys: pytest.CaptureFixture[str]) -> None:
-    progress = build_progress(is_root=False, total_steps=10)
+    progress = build_progress(is_root=False, total_steps=10, terminal_width=80)
     progress.message("hello")
     progress.step(1, 1, 0.5, 100.0)
     progress.close()
@@ -94,7 +94,7 @@ def test_only_the_root_shows_anything(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_a_pipe_gets_plain_lines_on_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
-    progress = build_progress(is_root=True, total_steps=10)
+    progress = build_progress(is_root=True, total_steps=10, terminal_width=None)
     assert isinstance(progress, PlainProgress)
     progress.message("hello")
     assert capsys.readouterr().out == "hello\n"
@@ -104,14 +104,16 @@ def test_a_terminal_gets_a_bar_and_messages_as_they_are(monkeypatch: pytest.Monk
     terminal = Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "120")
-    progress = build_progress(is_root=True, total_steps=10)
+    progress = build_progress(is_root=True, total_steps=10, terminal_width=120)
     assert isinstance(progress, TerminalProgress)
+    progress.evaluation(1, 0.5, "test accuracy 97.50%")
     progress.step(5, 2, 0.125, 4321.0)
     progress.message("run directory runs/[bold]x[/bold]")
     progress.close()
     shown = terminal.getvalue()
     assert "5/10" in shown
     assert "0.1250" in shown
+    assert "epoch   1  test loss 0.5000  test accuracy 97.50%\n" in shown
+    assert "0.1250  test accuracy 97.50%  4321" in shown
     assert "4321 samples/s" in shown
     assert "run directory runs/[bold]x[/bold]" in shown
