@@ -1,18 +1,34 @@
-"""Two-dimensional convolution, stride 1: cross-correlation with zeros outside the image.
+"""Two-dimensional convolution, stride 1, on the FMA tile: cross-correlation of channels-last images.
 
-Axes: B batch, H W input image, OH OW output image, IC OC channels, K kernel size;
-OH = H + 2 * padding - K + 1, likewise OW. Images are channels-last, weights (K, K, IC, OC).
+Axes: B batch, H W input image with its zeros around, OH OW output image, IC OC channels, K kernel size;
+OH = H - K + 1, likewise OW. Weights are (K, K, IC, OC).
 
-Padding 0 keeps only the windows that lie inside the image; padding (K - 1) / 2 with odd K is the
-slides' convolution, whose output is as large as its input. (The slides' K is our (K - 1) / 2, and
-their window indices run from -K to K; ours run from 0 and are shifted by the padding.) Each output
-element is summed in one fixed order, whatever the batch or the threads.
+The slides' zeros outside the image are put there by `pad_image`; what is left is the valid form. A row of
+an image lies contiguously as (column, channel), so the K columns and IC channels that one output pixel needs
+of a row are K * IC contiguous numbers, as are the weights that multiply them: a sum over two levels, the
+kernel's rows and these. All three passes are that one tile with other distances:
+
+    pass        rows of the tile       vectors       sum over
+    forward     output pixels          OC            kernel row; kernel column and IC
+    by input    input pixels           IC            the same, of dy with zeros around it, and turned weights
+    by weight   kernel column and IC   OC            sample, output row, output column
+
+Each output element is summed in one fixed order, whatever the batch or the threads.
 """
 
 from __future__ import annotations
 
-from ddp.kernels.jit import kernel, prange
+from ddp.kernels.jit import inline, kernel, prange
 from ddp.kernels.linear import linear_backward_bias
+from ddp.kernels.tile import (
+    RELU,
+    TILE_COLUMNS,
+    TILE_ROWS,
+    WITH_BIAS,
+    tile_activation,
+    tile_add_float64,
+    tile_masked,
+)
 from ddp.kernels.types import Float32, Float64, Int64
 
 __all__ = [
@@ -20,49 +36,74 @@ __all__ = [
     "conv2d_backward_input",
     "conv2d_backward_weight",
     "conv2d_forward",
-    "transpose_weight",
+    "pad_image",
+    "turn_weight",
 ]
 
 
+@inline
+def _num_blocks(n: int, largest: int) -> int:
+    """How many blocks of at most `largest` items hold n."""
+    return (n + largest - 1) // largest
+
+
 @kernel
-def conv2d_forward(x: Float32, w: Float32, b: Float32, padding: int, y: Float32) -> None:
-    """Write y = w * x + b, the cross-correlation of every image with the filters.
+def pad_image(x: Float32, padding: int, padded: Float32) -> None:
+    """Copy images into the middle of larger ones, zeros around; with negative padding cut their borders off.
 
     Args:
-        x: (B, H, W, IC) float32.
+        x: (B, H, W, C) float32.
+        padding: pixels added on every side.
+        padded: (B, H + 2 padding, W + 2 padding, C) float32, overwritten.
+    """
+    H, W, C = x.shape[1:]
+    for row in prange(x.shape[0] * padded.shape[1]):
+        s, i = row // padded.shape[1], row % padded.shape[1]
+        for j in range(padded.shape[2]):
+            p, q = i - padding, j - padding
+            is_inside = 0 <= p < H and 0 <= q < W
+            for c in range(C):
+                padded[s, i, j, c] = x[s, p, q, c] if is_inside else 0
+
+
+@kernel
+def conv2d_forward(x: Float32, w: Float32, b: Float32, relu: bool, y: Float32) -> None:
+    """Write y = w * x + b, the cross-correlation of every image with the filters, or its ReLU.
+
+    Args:
+        x: (B, H, W, IC) float32, with the zeros around the images.
         w: (K, K, IC, OC) float32.
         b: (OC,) float32, or (0,) for no bias.
-        padding: pixels of zeros around the image, >= 0.
+        relu: whether y is max(., 0) of it.
         y: (B, OH, OW, OC) float32, overwritten.
 
     Source: slide "Convolution", y_{b,oc,i,j} = sum_{ic,i',j'} w_{oc,ic,i',j'} x_{b,ic,i+i',j+j'}.
     """
-    B, H, W, IC = x.shape
-    OH, OW, OC = y.shape[1:]
+    H, W, IC = x.shape[1:]
+    B, OH, OW, OC = y.shape
     K = w.shape[0]
+    flags = (WITH_BIAS if b.shape[0] > 0 else 0) | (RELU if relu else 0)
+    num_blocks = _num_blocks(OW, TILE_ROWS)
     for row in prange(B * OH):
         s, i = row // OH, row % OH
-        for j in range(OW):
-            for oc in range(OC):
-                y[s, i, j, oc] = b[oc] if b.shape[0] > 0 else 0
-            for di in range(max(0, padding - i), min(K, H + padding - i)):
-                for dj in range(max(0, padding - j), min(K, W + padding - j)):
-                    for ic in range(IC):
-                        x_pixel = x[s, i + di - padding, j + dj - padding, ic]
-                        for oc in range(OC):
-                            y[s, i, j, oc] += x_pixel * w[di, dj, ic, oc]
+        for oc in range(0, OC, TILE_COLUMNS):
+            columns = min(TILE_COLUMNS, OC - oc)
+            for block in range(num_blocks):
+                j, end = OW * block // num_blocks, OW * (block + 1) // num_blocks
+                tile_activation(
+                    x, ((s * H + i) * W + j) * IC, IC, 0, W * IC, 1, w, oc, 0, K * IC * OC, OC, 1, K, K * IC,
+                    end - j, columns, y, ((s * OH + i) * OW + j) * OC + oc, OC, b, oc, 0, flags,
+                )  # fmt: skip
 
 
 @kernel
-def conv2d_backward_weight(x: Float32, dy: Float32, shards: Int64, padding: int, leaf: Float32, dw: Float64) -> None:
+def conv2d_backward_weight(x: Float32, dy: Float32, shards: Int64, dw: Float64) -> None:
     """Write dw, the sum over the logical shards of each one's gradient by the weights.
 
     Args:
-        x: (B, H, W, IC) float32.
+        x: (B, H, W, IC) float32, with the zeros around the images.
         dy: (B, OH, OW, OC) float32.
         shards: (S + 1,) int64, rising from 0 to B: where each shard begins, and the end.
-        padding: as in the forward pass.
-        leaf: (K, K, IC, OC) float32, workspace; holds the last shard's gradient afterwards.
         dw: (K, K, IC, OC) float64, overwritten; zero for an empty batch.
 
     Source: slide "Convolution (Back propagation)",
@@ -71,83 +112,86 @@ def conv2d_backward_weight(x: Float32, dy: Float32, shards: Int64, padding: int,
     H, W, IC = x.shape[1:]
     OH, OW, OC = dy.shape[1:]
     K = dw.shape[0]
-    for ic in prange(IC):
+    if shards[-1] == 0:
         for tap in range(K * K):
-            for oc in range(OC):
-                dw[tap // K, tap % K, ic, oc] = 0
-        for shard in range(shards.shape[0] - 1):
-            for tap in range(K * K):
+            for ic in range(IC):
                 for oc in range(OC):
-                    leaf[tap // K, tap % K, ic, oc] = 0
-            for s in range(shards[shard], shards[shard + 1]):
-                for i in range(OH):
-                    # All taps of one row of dy together, so that the row is fetched once and stays in L1.
-                    for di in range(max(0, padding - i), min(K, H + padding - i)):
-                        for dj in range(K):
-                            for j in range(max(0, padding - dj), min(OW, W + padding - dj)):
-                                x_pixel = x[s, i + di - padding, j + dj - padding, ic]
-                                for oc in range(OC):
-                                    leaf[di, dj, ic, oc] += x_pixel * dy[s, i, j, oc]
-            for tap in range(K * K):
-                for oc in range(OC):
-                    dw[tap // K, tap % K, ic, oc] += leaf[tap // K, tap % K, ic, oc]
+                    dw[tap // K, tap % K, ic, oc] = 0
+        return
+    num_blocks = _num_blocks(K * IC, TILE_ROWS)
+    for task in prange(K * num_blocks):
+        di, block = task // num_blocks, task % num_blocks
+        first, end = K * IC * block // num_blocks, K * IC * (block + 1) // num_blocks
+        for oc in range(0, OC, TILE_COLUMNS):
+            columns = min(TILE_COLUMNS, OC - oc)
+            is_later = 0
+            for shard in range(shards.shape[0] - 1):
+                s, size = shards[shard], shards[shard + 1] - shards[shard]
+                if size > 0:
+                    tile_add_float64(
+                        x, (s * H + di) * W * IC + first, 1, H * W * IC, W * IC, IC,
+                        dy, s * OH * OW * OC + oc, OH * OW * OC, OW * OC, OC, size, OH, OW,
+                        end - first, columns, dw, (di * K * IC + first) * OC + oc, OC, x, 0, 0, is_later,
+                    )  # fmt: skip
+                    is_later = 1
 
 
-def conv2d_backward_bias(dy: Float32, shards: Int64, leaf: Float32, db: Float64) -> None:
+def conv2d_backward_bias(dy: Float32, shards: Int64, db: Float64) -> None:
     """Write db, the sum over the logical shards of each one's sum of dy over samples and pixels.
 
     Args:
         dy: (B, OH, OW, OC) float32, C-contiguous.
         shards: (S + 1,) int64, as for `conv2d_backward_weight`.
-        leaf: (OC,) float32, workspace.
         db: (OC,) float64, overwritten; zero for an empty batch.
 
     Source: the slides have no bias; every pixel is a row of the linear layer's gradient by its bias.
     """
     B, OH, OW, OC = dy.shape
-    linear_backward_bias(dy.reshape(B * OH * OW, OC), shards * (OH * OW), leaf, db)
+    linear_backward_bias(dy.reshape(B * OH * OW, OC), shards * (OH * OW), db)
 
 
 @kernel
-def transpose_weight(w: Float32, w_t: Float32) -> None:
-    """Write w_t = w with its channel axes swapped, for `conv2d_backward_input`.
+def turn_weight(w: Float32, turned: Float32) -> None:
+    """Write the weights of the backward pass by input: turned by half a turn, their channels exchanged.
 
     Args:
         w: (K, K, IC, OC) float32.
-        w_t: (K, K, OC, IC) float32, overwritten.
+        turned: (K, K, OC, IC) float32, overwritten: turned[i', j', oc, ic] = w[K-1-i', K-1-j', ic, oc].
     """
     K, _, IC, OC = w.shape
     for tap in prange(K * K):
         di, dj = tap // K, tap % K
         for oc in range(OC):
             for ic in range(IC):
-                w_t[di, dj, oc, ic] = w[di, dj, ic, oc]
+                turned[di, dj, oc, ic] = w[K - 1 - di, K - 1 - dj, ic, oc]
 
 
 @kernel
-def conv2d_backward_input(dy: Float32, w_t: Float32, padding: int, dx: Float32) -> None:
-    """Write dx, the gradient by the input.
+def conv2d_backward_input(dy: Float32, turned: Float32, y: Float32, dx: Float32) -> None:
+    """Write dx, the gradient by the input, and if y is given, only where y > 0.
 
     Args:
-        dy: (B, OH, OW, OC) float32.
-        w_t: (K, K, OC, IC) float32, from `transpose_weight`.
-        padding: as in the forward pass.
+        dy: (B, H + K - 1, W + K - 1, OC) float32, by `pad_image` with K - 1 - padding zeros around.
+        turned: (K, K, OC, IC) float32, from `turn_weight`.
+        y: (B, H, W, IC) float32 output of the ReLU whose derivative is to be applied, or (0, H, W, IC).
         dx: (B, H, W, IC) float32, overwritten.
 
     Source: slide "Convolution (Back propagation)", its index set made explicit:
     dL/dx_{b,ic,p,q} = sum_{oc,i',j'} dL/dy_{b,oc,p-i',q-j'} w_{oc,ic,i',j'}.
     """
-    B, H, W, IC = dx.shape
-    OH, OW, OC = dy.shape[1:]
-    K = w_t.shape[0]
-    for row in prange(B * H):
-        s, p = row // H, row % H
-        for q in range(W):
-            for ic in range(IC):
-                dx[s, p, q, ic] = 0
-            for di in range(max(0, p + padding - OH + 1), min(K, p + padding + 1)):
-                for dj in range(max(0, q + padding - OW + 1), min(K, q + padding + 1)):
-                    for oc in range(OC):
-                        dy_pixel = dy[s, p + padding - di, q + padding - dj, oc]
-                        for ic in range(IC):
-                            dx[s, p, q, ic] += dy_pixel * w_t[di, dj, oc, ic]
+    H, W, OC = dy.shape[1:]
+    B, OH, OW, IC = dx.shape
+    K = turned.shape[0]
+    masked = 1 if y.shape[0] > 0 else 0
+    num_blocks = _num_blocks(OW, TILE_ROWS)
+    for row in prange(B * OH):
+        s, i = row // OH, row % OH
+        for ic in range(0, IC, TILE_COLUMNS):
+            columns = min(TILE_COLUMNS, IC - ic)
+            for block in range(num_blocks):
+                j, end = OW * block // num_blocks, OW * (block + 1) // num_blocks
+                place = ((s * OH + i) * OW + j) * IC + ic
+                tile_masked(
+                    dy, ((s * H + i) * W + j) * OC, OC, 0, W * OC, 1, turned, ic, 0, K * OC * IC, IC, 1, K, K * OC,
+                    end - j, columns, dx, place, IC, y, place, IC, masked,
+                )  # fmt: skip

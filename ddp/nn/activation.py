@@ -9,16 +9,28 @@ from ddp.nn.layer import Draws, Layer
 
 
 class ReLU(Layer):
-    """y = max(x, 0) (slide "ReLU"); its derivative at 0 is 0."""
+    """y = max(x, 0) (slide "ReLU"); its derivative at 0 is 0.
+
+    Attributes:
+        is_applied: the layer before has applied it to its output already.
+        is_masked: the layer behind applies its derivative to the gradient that it passes back.
+    """
+
+    is_applied = False
+    is_masked = False
 
     def forward(self, x: Float32, training: bool, draws: Draws) -> Float32:
         """Compute y = max(x, 0)."""
-        self.output = self.y[: len(x)]
-        relu_forward(x.reshape(-1), self.output.reshape(-1))
+        self.output = x
+        if not self.is_applied:
+            self.output = self.y[: len(x)]
+            relu_forward(x.reshape(-1), self.output.reshape(-1))
         return self.output
 
     def backward(self, dy: Float32, shards: Int64, input_gradient: bool) -> Float32:
         """Pass dy where y > 0, which is where x > 0."""
+        if self.is_masked:
+            return dy
         dx = self.dx[: len(dy)]
         if input_gradient:
             relu_backward(self.output.reshape(-1), dy.reshape(-1), dx.reshape(-1))

@@ -17,6 +17,8 @@ class Conv2d(Layer):
     `padding=0` is the valid form, `padding=kernel_size // 2` the slides' zero-padded "same" form.
     """
 
+    can_fuse_relu = True
+
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int, padding: int = 0, bias: bool = True
     ) -> None:
@@ -58,27 +60,37 @@ class Conv2d(Layer):
         return (height, width, self.out_channels)
 
     def build(self, input_shape: Shape, capacity: int, index: int) -> Shape:
-        """Make the workspaces, one of them for the weights transposed to (kh, kw, oc, ic)."""
-        k = self.kernel_size
-        self.w_transposed = np.empty((k, k, self.out_channels, self.in_channels), np.float32)
-        return super().build(input_shape, capacity, index)
+        """Make the workspaces: besides y and dx, x and dy with zeros around, and the turned weights."""
+        shape = super().build(input_shape, capacity, index)
+        k, (height, width, _) = self.kernel_size, input_shape
+        wide = (capacity, height + 2 * self.padding, width + 2 * self.padding, self.in_channels)
+        self.padded_x = np.empty(wide if self.padding else (0, *wide[1:]), np.float32)
+        self.padded_dy = np.empty((capacity, height + k - 1, width + k - 1, self.out_channels), np.float32)
+        self.turned = np.empty((k, k, self.out_channels, self.in_channels), np.float32)
+        return shape
 
     def forward(self, x: Float32, training: bool, draws: Draws) -> Float32:
         """Compute y[oc, i, j] = b[oc] + sum w[oc, ic, i', j'] x[ic, i + i', j + j']."""
-        self.x, y = x, self.y[: len(x)]
-        conv2d.conv2d_forward(x, self.weight.value, self.b, self.padding, y)
+        self.x = self.surrounded_x = x
+        if self.padding:
+            self.surrounded_x = self.padded_x[: len(x)]
+            conv2d.pad_image(x, self.padding, self.surrounded_x)
+        y = self.y[: len(x)]
+        conv2d.conv2d_forward(self.surrounded_x, self.weight.value, self.b, self.applies_relu, y)
         return y
 
     def backward(self, dy: Float32, shards: Int64, input_gradient: bool) -> Float32:
         """Compute dw, db and dx."""
         dx = self.dx[: len(dy)]
-        weight, bias = self.weight, self.bias
-        conv2d.conv2d_backward_weight(self.x, dy, shards, self.padding, weight.leaf, weight.gradient)
-        if bias:
-            conv2d.conv2d_backward_bias(dy, shards, bias.leaf, bias.gradient)
+        conv2d.conv2d_backward_weight(self.surrounded_x, dy, shards, self.weight.gradient)
+        if self.bias:
+            conv2d.conv2d_backward_bias(dy, shards, self.bias.gradient)
         if input_gradient:
-            conv2d.transpose_weight(weight.value, self.w_transposed)
-            conv2d.conv2d_backward_input(dy, self.w_transposed, self.padding, dx)
+            surrounded_dy = self.padded_dy[: len(dy)]
+            conv2d.pad_image(dy, self.kernel_size - 1 - self.padding, surrounded_dy)
+            conv2d.turn_weight(self.weight.value, self.turned)
+            mask = self.x if self.masks_input else self.x[:0]
+            conv2d.conv2d_backward_input(surrounded_dy, self.turned, mask, dx)
         return dx
 
     def flops(self) -> int:

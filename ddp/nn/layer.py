@@ -62,14 +62,22 @@ class Tensor:
 
     value: Float32
     """In the flat parameters."""
-    leaf: Float32
-    """In the flat gradients; during backward the workspace for one shard's gradient."""
     gradient: Float64
     """In the flat gradient sums: over the rank's shards after backward, over all ranks after reduction."""
 
 
 class Layer:
-    """A layer without parameters whose output has its input's shape; subclasses override what differs."""
+    """A layer without parameters whose output has its input's shape; subclasses override what differs.
+
+    Attributes:
+        can_fuse_relu: whether the layer can apply the ReLU after it to its output, and the derivative of
+            the ReLU before it to its dx, while they are still in registers. `Sequential` then sets
+            `applies_relu` and `masks_input`, and tells the ReLU that its work is done.
+    """
+
+    can_fuse_relu = False
+    applies_relu = False
+    masks_input = False
 
     def parameter_specs(self) -> tuple[ParameterSpec, ...]:
         """The parameters that this layer needs, in state-dict order."""

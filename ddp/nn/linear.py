@@ -14,6 +14,8 @@ from ddp.nn.layer import Draws, Layer, ParameterSpec, Shape, Tensor
 class Linear(Layer):
     """y = W x + b for every sample; the slides' form has no b."""
 
+    can_fuse_relu = True
+
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
         """Describe the layer.
 
@@ -25,8 +27,8 @@ class Linear(Layer):
         self.in_features, self.out_features, self.has_bias = in_features, out_features, bias
 
     def parameter_specs(self) -> tuple[ParameterSpec, ...]:
-        """`weight` of shape (out, in), kept as (in, out) so that outputs are contiguous; `bias` of shape (out,)."""
-        weight = ParameterSpec("weight", (self.out_features, self.in_features), (1, 0), self.in_features)
+        """`weight` of shape (out, in), `bias` of shape (out,)."""
+        weight = ParameterSpec("weight", (self.out_features, self.in_features), (0, 1), self.in_features)
         bias = ParameterSpec("bias", (self.out_features,), (0,), self.in_features)
         return (weight, bias) if self.has_bias else (weight,)
 
@@ -44,17 +46,17 @@ class Linear(Layer):
     def forward(self, x: Float32, training: bool, draws: Draws) -> Float32:
         """Compute y = W x + b."""
         self.x, y = x, self.y[: len(x)]
-        linear.linear_forward(x, self.weight.value, self.b, y)
+        linear.linear_forward(x, self.weight.value, self.b, self.applies_relu, y)
         return y
 
     def backward(self, dy: Float32, shards: Int64, input_gradient: bool) -> Float32:
         """Compute dW = dy (outer product) x, db = dy, dx = dy W."""
         dx = self.dx[: len(dy)]
-        linear.linear_backward_weight(self.x, dy, shards, self.weight.leaf, self.weight.gradient)
+        linear.linear_backward_weight(self.x, dy, shards, self.weight.gradient)
         if self.bias:
-            linear.linear_backward_bias(dy, shards, self.bias.leaf, self.bias.gradient)
+            linear.linear_backward_bias(dy, shards, self.bias.gradient)
         if input_gradient:
-            linear.linear_backward_input(dy, self.weight.value, dx)
+            linear.linear_backward_input(dy, self.weight.value, self.x if self.masks_input else self.x[:0], dx)
         return dx
 
     def flops(self) -> int:

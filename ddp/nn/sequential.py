@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -9,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ddp.kernels.types import Float32, Int64
+from ddp.nn.activation import ReLU
 from ddp.nn.flatten import Flatten, Unflatten
 from ddp.nn.layer import Draws, Layer, ParameterSpec, Shape, Tensor
 from ddp.rng import Purpose, uniform
@@ -23,8 +25,7 @@ class Sequential:
     Attributes:
         parameters: (num_parameters,) float32, all parameters; layers hold views of it.
         gradient_sums: the same in float64: what backward computes, the sum of the shards' gradients.
-        gradients: the same in float32: during backward the workspace of one shard's gradient; the
-            trainer's reducer puts the global gradient there for the optimizer.
+        gradients: the same in float32: the global gradient, which the trainer puts there for the optimizer.
         parameter_slices: where each parameter tensor lies in all three, by state-dict name.
     """
 
@@ -73,6 +74,7 @@ class Sequential:
         Raises:
             ValueError: if a layer cannot take what the one before gives; the message names the layer.
         """
+        self._fuse_relus()
         self.entry = Unflatten(*input_shape) if len(input_shape) == 3 else None
         self.exit: Flatten | None = None
         shape: Shape = input_shape
@@ -172,6 +174,14 @@ class Sequential:
         """Floating-point operations of forward and backward for one sample, by the direct method."""
         return sum(layer.flops() for layer in self.layers)
 
+    def _fuse_relus(self) -> None:
+        """Let the layers around each ReLU do its work, where they can, while the values are in registers."""
+        for layer, following in itertools.pairwise(self.layers):
+            if isinstance(following, ReLU) and layer.can_fuse_relu:
+                layer.applies_relu = following.is_applied = True
+            if isinstance(layer, ReLU) and following.can_fuse_relu:
+                following.masks_input = layer.is_masked = True
+
     def _set(self, name: str, value: Float32, flat: Float32 | None = None) -> None:
         view = self._view(self.parameters if flat is None else flat, name)
         view[...] = np.asarray(value, np.float32).transpose(self.specs[name].kernel_axes)
@@ -180,5 +190,4 @@ class Sequential:
         return flat[self.parameter_slices[name]].reshape(self.specs[name].kernel_shape)
 
     def _tensor(self, name: str) -> Tensor:
-        buffers = (self._view(self.parameters, name), self._view(self.gradients, name))
-        return Tensor(*buffers, self._view(self.gradient_sums, name))
+        return Tensor(self._view(self.parameters, name), self._view(self.gradient_sums, name))

@@ -43,13 +43,16 @@ def git_revision() -> str | None:
     """
     git = Path(__file__).resolve().parents[2] / ".git"
     try:
+        if git.is_file():  # a worktree: its own HEAD, and references shared with the others
+            git = Path(git.read_text().removeprefix("gitdir: ").strip())
         head = (git / "HEAD").read_text().strip()
         if not head.startswith("ref: "):
             return head
         reference = head.removeprefix("ref: ")
-        if (git / reference).exists():
-            return (git / reference).read_text().strip()
-        packed = (git / "packed-refs").read_text().splitlines()
+        shared = git / (git / "commondir").read_text().strip() if (git / "commondir").exists() else git
+        if (shared / reference).exists():
+            return (shared / reference).read_text().strip()
+        packed = (shared / "packed-refs").read_text().splitlines()
     except OSError:
         return None
     return next((line.split()[0] for line in packed if line.endswith(f" {reference}")), None)

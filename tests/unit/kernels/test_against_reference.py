@@ -73,27 +73,35 @@ def channels_last(image):
 
 def linear_case(draw):
     B, I, O, values = draw(BATCHES), draw(SIZES), draw(SIZES), Values(draw(SEEDS))  # noqa: E741
-    x, w, dy = values(B, I), values(I, O), values(B, O)
+    x, w, dy = values(B, I), values(O, I), values(B, O)
     b = values(O) if draw(st.booleans()) else values(0)
+    is_relu, is_masked = draw(st.booleans()), draw(st.booleans())
     y, dx, shards = out(B, O), out(B, I), draw_shards(draw, B)
-    dw, db = out(I, O, dtype=np.float64), out(O, dtype=np.float64)
-    linear.linear_forward(x, w, b, y)
-    linear.linear_backward_weight(x, dy, shards, out(I, O), dw)
-    linear.linear_backward_bias(dy, shards, out(O), db)
-    linear.linear_backward_input(dy, w, dx)
+    dw, db = out(O, I, dtype=np.float64), out(O, dtype=np.float64)
+    linear.linear_forward(x, w, b, is_relu, y)
+    linear.linear_backward_weight(x, dy, shards, dw)
+    linear.linear_backward_bias(dy, shards, db)
+    linear.linear_backward_input(dy, w, x if is_masked else x[:0], dx)
 
     def equations(x, w, b, dy):
         return (
-            reference.linear_forward(x, w.T, b if b.size else np.zeros(O)),
-            reference.linear_backward_weight(x, dy).T,
+            reference.linear_forward(x, w, b if b.size else np.zeros(O)),
+            reference.linear_backward_weight(x, dy),
             reference.linear_backward_bias(dy),
-            reference.linear_backward_input(dy, w.T),
+            reference.linear_backward_input(dy, w),
         )
 
-    expected = equations(*f64(x, w, b, dy))
-    magnitude = equations(*map(np.abs, f64(x, w, b, dy)))
+    expected, magnitude = equations(*f64(x, w, b, dy)), equations(*map(np.abs, f64(x, w, b, dy)))
+    expected = with_relu(expected, x, is_relu, is_masked)
     lengths = (I + 1, B, B, O)
     return [(a, e, n * U * m) for a, e, n, m in zip((y, dw, db, dx), expected, lengths, magnitude, strict=True)]
+
+
+def with_relu(expected, x, is_relu, is_masked):
+    """Apply the ReLU behind the layer to its output, and the derivative of the one before it to its dx."""
+    y, dw, db, dx = expected
+    y = reference.relu_forward(y) if is_relu else y
+    return y, dw, db, reference.relu_backward(x.astype(np.float64), dx) if is_masked else dx
 
 
 def conv2d_case(draw):
@@ -105,13 +113,18 @@ def conv2d_case(draw):
     values = Values(draw(SEEDS))
     x, w, dy = values(B, H, W, IC), values(K, K, IC, OC), values(B, OH, OW, OC)
     b = values(OC) if draw(st.booleans()) else values(0)
-    y, dx, w_t = out(B, OH, OW, OC), out(B, H, W, IC), out(K, K, OC, IC)
+    is_relu, is_masked = draw(st.booleans()), draw(st.booleans())
+    y, dx, turned = out(B, OH, OW, OC), out(B, H, W, IC), out(K, K, OC, IC)
     dw, db, shards = out(K, K, IC, OC, dtype=np.float64), out(OC, dtype=np.float64), draw_shards(draw, B)
-    conv2d.conv2d_forward(x, w, b, padding, y)
-    conv2d.conv2d_backward_weight(x, dy, shards, padding, out(K, K, IC, OC), dw)
-    conv2d.conv2d_backward_bias(dy, shards, out(OC), db)
-    conv2d.transpose_weight(w, w_t)
-    conv2d.conv2d_backward_input(dy, w_t, padding, dx)
+    wide_x = out(B, H + 2 * padding, W + 2 * padding, IC)
+    wide_dy = out(B, H + K - 1, W + K - 1, OC)
+    conv2d.pad_image(x, padding, wide_x)
+    conv2d.pad_image(dy, K - 1 - padding, wide_dy)
+    conv2d.turn_weight(w, turned)
+    conv2d.conv2d_forward(wide_x, w, b, is_relu, y)
+    conv2d.conv2d_backward_weight(wide_x, dy, shards, dw)
+    conv2d.conv2d_backward_bias(dy, shards, db)
+    conv2d.conv2d_backward_input(wide_dy, turned, x if is_masked else x[:0], dx)
 
     def equations(x, w, b, dy):
         return (
@@ -123,6 +136,7 @@ def conv2d_case(draw):
 
     inputs = channels_first(x), w.astype(np.float64).transpose(3, 2, 0, 1), b, channels_first(dy)
     expected, magnitude = equations(*inputs), equations(*map(np.abs, inputs))
+    expected = with_relu(expected, x, is_relu, is_masked)
     lengths = (K * K * IC + 1, B * OH * OW, B * OH * OW, K * K * OC)
     return [(a, e, n * U * m) for a, e, n, m in zip((y, dw, db, dx), expected, lengths, magnitude, strict=True)]
 

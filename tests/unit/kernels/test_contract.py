@@ -38,10 +38,14 @@ def labels():
 # Shapes other than the batch differ from 7 and 10007. Kernels of the first table act on each index of
 # the arrays' first axis alone; those of the second combine them.
 BY_SAMPLE = [
-    (linear.linear_forward, lambda: (f(BATCH, 37), f(37, 19), f(19), f(BATCH, 19))),
-    (linear.linear_backward_input, lambda: (f(BATCH, 19), f(37, 19), f(BATCH, 37))),
-    (conv2d.conv2d_forward, lambda: (f(BATCH, 9, 8, 3), f(3, 3, 3, 18), f(18), 1, f(BATCH, 9, 8, 18))),
-    (conv2d.conv2d_backward_input, lambda: (f(BATCH, 8, 6, 5), f(3, 3, 5, 18), 0, f(BATCH, 10, 8, 18))),
+    (linear.linear_forward, lambda: (f(BATCH, 37), f(19, 37), f(19), True, f(BATCH, 19))),
+    (linear.linear_backward_input, lambda: (f(BATCH, 19), f(19, 37), f(BATCH, 37), f(BATCH, 37))),
+    (conv2d.conv2d_forward, lambda: (f(BATCH, 11, 19, 3), f(3, 3, 3, 18), f(18), True, f(BATCH, 9, 17, 18))),
+    (
+        conv2d.conv2d_backward_input,
+        lambda: (f(BATCH, 11, 19, 18), f(3, 3, 18, 5), f(BATCH, 9, 17, 5), f(BATCH, 9, 17, 5)),
+    ),
+    (conv2d.pad_image, lambda: (f(BATCH, 9, 8, 5), 2, f(BATCH, 13, 12, 5))),
     (relu.relu_forward, lambda: (f(NUMBERS), f(NUMBERS))),
     (relu.relu_backward, lambda: (f(NUMBERS), f(NUMBERS), f(NUMBERS))),
     (
@@ -74,14 +78,14 @@ BY_SAMPLE = [
 OVER_SAMPLES = [
     (
         linear.linear_backward_weight,
-        lambda: (f(BATCH, 37), f(BATCH, 19), SHARDS, f(37, 19), np.zeros((37, 19))),
+        lambda: (f(BATCH, 37), f(BATCH, 19), SHARDS, np.zeros((19, 37))),
     ),
-    (linear.linear_backward_bias, lambda: (f(BATCH, 83), SHARDS, f(83), np.zeros(83))),
+    (linear.linear_backward_bias, lambda: (f(BATCH, 83), SHARDS, np.zeros(83))),
     (
         conv2d.conv2d_backward_weight,
-        lambda: (f(BATCH, 9, 8, 5), f(BATCH, 9, 8, 18), SHARDS, 1, f(3, 3, 5, 18), np.zeros((3, 3, 5, 18))),
+        lambda: (f(BATCH, 11, 10, 5), f(BATCH, 9, 8, 18), SHARDS, np.zeros((3, 3, 5, 18))),
     ),
-    (conv2d.transpose_weight, lambda: (f(3, 3, 5, 18), f(3, 3, 18, 5))),
+    (conv2d.turn_weight, lambda: (f(3, 3, 5, 18), f(3, 3, 18, 5))),
     (update._sums_of_squares, lambda: (f(200_001), np.zeros(4))),
 ]
 KERNELS = [pytest.param(*call, id=call[0].__name__) for call in BY_SAMPLE + OVER_SAMPLES]
@@ -137,14 +141,14 @@ def test_a_sample_does_not_depend_on_its_neighbours(kernel, make):
 @pytest.mark.parametrize(("kernel", "make"), [call for call in OVER_SAMPLES if "backward" in call[0].__name__])
 def test_a_shard_gives_the_same_bits_wherever_it_is_computed(kernel, make):
     """All shards in one sweep, and each by itself with the results added in float64, in shard order."""
-    *inputs, leaf, together = make()
-    kernel(*inputs, leaf, together)
+    *inputs, together = make()
+    kernel(*inputs, together)
     total = np.zeros_like(together)
     for first, last in itertools.pairwise(SHARDS):
         alone = [np.array([0, last - first]) if a is SHARDS else a for a in inputs]
         alone = [a[first:last].copy() if np.ndim(a) > 1 else a for a in alone]
         part = np.full_like(together, np.nan)
-        kernel(*alone, leaf, part)
+        kernel(*alone, part)
         assert np.array_equal(part, part.astype(np.float32))
         total += part
     assert total.tobytes() == together.tobytes()

@@ -97,8 +97,9 @@ def test_convolution_is_cross_correlation():
     x = np.zeros((1, 3, 3, 1), np.float32)
     x[0, 1, 1, 0] = 1
     w = np.arange(9, dtype=np.float32).reshape(3, 3, 1, 1)
-    y = np.empty((1, 3, 3, 1), np.float32)
-    conv2d.conv2d_forward(x, w, array(), 1, y)
+    y, wide = np.empty((1, 3, 3, 1), np.float32), np.empty((1, 5, 5, 1), np.float32)
+    conv2d.pad_image(x, 1, wide)
+    conv2d.conv2d_forward(wide, w, array(), False, y)
     assert y[0, :, :, 0].tolist() == w[::-1, ::-1, 0, 0].tolist()
 
 
@@ -112,14 +113,14 @@ def test_flatten_is_channel_major():
 def test_empty_batch_gives_zero_gradients():
     x, dy = np.empty((0, 4), np.float32), np.empty((0, 3), np.float32)
     shards = np.array([0, 0])
-    dw, db, leaf = np.full((4, 3), np.nan), np.full(3, np.nan), np.empty((4, 3), np.float32)
-    linear.linear_backward_weight(x, dy, shards, leaf, dw)
-    linear.linear_backward_bias(dy, shards, leaf[0], db)
+    dw, db = np.full((3, 4), np.nan), np.full(3, np.nan)
+    linear.linear_backward_weight(x, dy, shards, dw)
+    linear.linear_backward_bias(dy, shards, db)
     assert not dw.any()
     assert not db.any()
     x, dy = np.empty((0, 5, 5, 2), np.float32), np.empty((0, 3, 3, 3), np.float32)
     dw = np.full((3, 3, 2, 3), np.nan)
-    conv2d.conv2d_backward_weight(x, dy, shards, 0, np.empty_like(dw, np.float32), dw)
+    conv2d.conv2d_backward_weight(x, dy, shards, dw)
     assert not dw.any()
 
 

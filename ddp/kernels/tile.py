@@ -1,0 +1,249 @@
+"""The register-blocked FMA tile: the one microkernel that every layer's matrix products run on.
+
+A matrix product C = A B does I * J * K multiply-adds on I * K + K * J + I * J numbers. A core starts two
+vector multiply-adds a cycle but loads only two vectors, so each loaded number must serve several times
+before it leaves the registers. A tile therefore keeps a block of C, `rows` x `vectors` registers, in
+registers for the whole sum over k. In every k-step it loads `vectors` vectors of B's row k, and from each
+of its rows one number of A, copied to all lanes:
+
+    loads:           vectors + rows         (AVX-512: 2 + 14 = 16, 8 cycles at two a cycle)
+    multiply-adds:   vectors * rows         (2 * 14 = 28, 14 cycles at two a cycle)
+    registers:       rows * vectors + vectors + 1   (28 + 2 + 1 = 31 of 32)
+
+so the arithmetic, not the loads, sets the time. There must be at least eight independent accumulators,
+since a multiply-add takes 4 cycles and two start in each.
+
+The address of A's number is base + i * row + k0 * step0 + k1 * step1 + k2 * step2, and B's likewise without
+the row: a sum over k of up to three levels. That is enough for a linear layer (one level), a convolution
+(kernel row; kernel column and channel, which are contiguous) and its weight gradient (sample, row,
+column), none of which has to copy its input into a matrix first.
+
+The tile is generated as LLVM IR, one body for each number of rows and vectors up to those of the table in
+`vector.py`. It is told how many of its rows and columns are real, and reads and writes nothing else. Sums
+are taken in the order of k, whatever the tile's size. `dot.py` is the same idea for operands that are both
+contiguous along k.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+
+from ddp.kernels.vector import (
+    ACCUMULATE,
+    BIT,
+    DOUBLE,
+    INT64,
+    RELU,
+    UNIT,
+    VECTOR,
+    WITH_BIAS,
+    Builder,
+    Value,
+    element_pointer,
+    first_lanes,
+    fma,
+    integer,
+    intrinsic,
+    load,
+    splat,
+    store,
+    store_activation,
+)
+
+__all__ = [
+    "ACCUMULATE",
+    "RELU",
+    "TILE_COLUMNS",
+    "TILE_ROWS",
+    "WITH_BIAS",
+    "tile_activation",
+    "tile_add_float64",
+    "tile_masked",
+]
+
+TILE_ROWS = UNIT.rows
+TILE_COLUMNS = UNIT.lanes * UNIT.vectors
+
+
+def _sum_loop(
+    builder: Builder,
+    count: Value,
+    a: tuple[Value, Value],
+    b: tuple[Value, Value],
+    accumulators: list[Value],
+    body: Callable[[Value, Value, list[Value]], list[Value]],
+) -> list[Value]:
+    """A loop of at least one step that carries two pointers and the accumulators in registers.
+
+    Args:
+        builder: where to emit.
+        count: number of steps.
+        a: pointer, and elements to move it by in each step.
+        b: the same.
+        accumulators: values before the first step.
+        body: emits one step: from both pointers and the accumulators to the new accumulators.
+
+    Returns:
+        The accumulators after the last step.
+    """
+    entry, loop, after = builder.block, builder.append_basic_block("k"), builder.append_basic_block("k.end")
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    left, pointer_a, pointer_b = builder.phi(INT64), builder.phi(a[0].type), builder.phi(b[0].type)
+    carried = [builder.phi(value.type) for value in accumulators]
+    results = body(pointer_a, pointer_b, carried)
+    following = builder.sub(left, integer(1))
+    moved = [builder.gep(pointer_a, [a[1]]), builder.gep(pointer_b, [b[1]])]
+    variables = (left, pointer_a, pointer_b, *carried)
+    firsts, nexts = (count, a[0], b[0], *accumulators), (following, *moved, *results)
+    for variable, first, later in zip(variables, firsts, nexts, strict=True):
+        variable.add_incoming(first, entry)
+        variable.add_incoming(later, builder.block)
+    builder.cbranch(builder.icmp_signed(">", following, integer(0)), loop, after)
+    builder.position_at_end(after)
+    return results
+
+
+@dataclass(frozen=True)
+class _Operands:
+    """Where a tile reads: pointers to its first elements, and elements between rows and between k-steps."""
+
+    a: Value
+    a_row: Value
+    a_steps: tuple[Value, Value, Value]
+    b: Value
+    b_steps: tuple[Value, Value, Value]
+    counts: tuple[Value, Value, Value]
+
+
+def _products(builder: Builder, operands: _Operands, rows: int, masks: list[Value]) -> list[Value]:
+    """The sums over all k: accumulators by row, then by vector."""
+    offsets = [builder.mul(operands.a_row, integer(row)) for row in range(rows)]
+
+    def step(a: Value, b: Value, accumulators: list[Value]) -> list[Value]:
+        vectors = [
+            load(builder, builder.gep(b, [integer(number * UNIT.lanes)]), VECTOR, mask)
+            for number, mask in enumerate(masks)
+        ]
+        results = []
+        for row in range(rows):
+            number = splat(builder, builder.load(builder.gep(a, [offsets[row]])), VECTOR)
+            for place, vector in enumerate(vectors):
+                results.append(fma(builder, number, vector, accumulators[row * len(masks) + place]))
+        return results
+
+    def level(depth: int) -> Callable[[Value, Value, list[Value]], list[Value]]:
+        if depth == 3:
+            return step
+
+        def body(a: Value, b: Value, accumulators: list[Value]) -> list[Value]:
+            moves = (a, operands.a_steps[depth]), (b, operands.b_steps[depth])
+            return _sum_loop(builder, operands.counts[depth], *moves, accumulators, level(depth + 1))
+
+        return body
+
+    zeros = [ir.Constant(VECTOR, None)] * (rows * len(masks))
+    return level(0)(operands.a, operands.b, zeros)
+
+
+# What is done with a finished element before it is stored; each is emitted for one vector of a row:
+# (builder, value, mask, pointers of the vector in c and in the extra array, flag) -> None.
+Epilogue = Callable[[Builder, Value, Value, Value, Value, Value], None]
+
+
+def _store_masked(builder: Builder, value: Value, mask: Value, c: Value, y: Value, flags: Value) -> None:
+    """Write c = value where flags is 0 or y > 0, else 0: the derivative of the ReLU that made y."""
+    zero = ir.Constant(VECTOR, None)
+    always = splat(builder, builder.icmp_signed("==", flags, integer(0)), mask.type)
+    wanted = builder.and_(mask, builder.not_(always))
+    active = builder.fcmp_ordered(">", load(builder, y, VECTOR, wanted), zero)
+    store(builder, builder.select(builder.or_(always, active), value, zero), c, mask)
+
+
+def _add_float64(builder: Builder, value: Value, mask: Value, c: Value, _: Value, flags: Value) -> None:
+    """Write c = (c if flags else 0) + value, in float64: how the gradients of shards are summed."""
+    vector = ir.VectorType(DOUBLE, UNIT.lanes)
+    kept = builder.and_(mask, splat(builder, builder.icmp_signed("!=", flags, integer(0)), mask.type))
+    total = builder.fadd(load(builder, c, vector, kept), builder.fpext(value, vector))
+    store(builder, total, c, mask)
+
+
+def _make_tile(epilogue: Epilogue) -> Any:
+    """The tile that ends with an epilogue, as a function to call from kernels."""
+
+    @intrinsic
+    def tile(
+        typing_context: Any,
+        a: Any,
+        a_at: Any,
+        a_row: Any,
+        a_step0: Any,
+        a_step1: Any,
+        a_step2: Any,
+        b: Any,
+        b_at: Any,
+        b_step0: Any,
+        b_step1: Any,
+        b_step2: Any,
+        count0: Any,
+        count1: Any,
+        count2: Any,
+        rows: Any,
+        columns: Any,
+        c: Any,
+        c_at: Any,
+        c_row: Any,
+        extra: Any,
+        extra_at: Any,
+        extra_row: Any,
+        flags: Any,
+    ) -> Any:
+        integers = [types.int64]
+        signature = types.void(
+            a, *integers * 5, b, *integers * 4, *integers * 5, c, *integers * 2, extra, *integers * 3
+        )
+
+        def generate(context: Any, builder: Builder, signature: Any, values: Any) -> Value:
+            arrays = {
+                i: element_pointer(context, builder, signature.args[i], values[i], values[i + 1])
+                for i in (0, 6, 16, 19)
+            }
+            operands = _Operands(arrays[0], values[2], values[3:6], arrays[6], values[8:11], values[11:14])
+            rows, columns, c_row, extra_row, flags = values[14], values[15], values[18], values[21], values[22]
+            after, impossible = builder.append_basic_block("tile.end"), builder.append_basic_block("impossible")
+            is_wide = builder.zext(builder.icmp_signed(">", columns, integer(UNIT.lanes)), INT64)
+            choice = builder.switch(builder.add(builder.mul(rows, integer(2)), is_wide), impossible)
+            for height in range(1, UNIT.rows + 1):
+                for vectors in range(1, UNIT.vectors + 1):
+                    block = builder.append_basic_block(f"tile.{height}x{vectors}")
+                    choice.add_case(integer(2 * height + vectors - 1), block)
+                    builder.position_at_end(block)
+                    full = ir.Constant(ir.VectorType(BIT, UNIT.lanes), [1] * UNIT.lanes)
+                    last = builder.sub(columns, integer((vectors - 1) * UNIT.lanes))
+                    masks = [full] * (vectors - 1) + [first_lanes(builder, last)]
+                    for number, value in enumerate(_products(builder, operands, height, masks)):
+                        row, vector = divmod(number, vectors)
+                        column = integer(vector * UNIT.lanes)
+                        place = builder.add(builder.mul(c_row, integer(row)), column)
+                        other = builder.add(builder.mul(extra_row, integer(row)), column)
+                        pointers = builder.gep(arrays[16], [place]), builder.gep(arrays[19], [other])
+                        epilogue(builder, value, masks[vector], *pointers, flags)
+                    builder.branch(after)
+            builder.position_at_end(impossible)
+            builder.unreachable()
+            builder.position_at_end(after)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return tile
+
+
+tile_activation = _make_tile(store_activation)
+tile_masked = _make_tile(_store_masked)
+tile_add_float64 = _make_tile(_add_float64)
