@@ -13,13 +13,13 @@ import numpy as np
 
 from ddp.kernels.dot import DOT_ROWS, dot_tile
 from ddp.kernels.jit import kernel, prange
+from ddp.kernels.shard_tile import SHARD_ROWS, tile_over_shards
 from ddp.kernels.tile import (
     ACCUMULATE,
     RELU,
     TILE_COLUMNS,
     TILE_ROWS,
     WITH_BIAS,
-    tile_add_float64,
     tile_masked,
 )
 from ddp.kernels.types import Float32, Float64, Int64
@@ -72,25 +72,13 @@ def linear_backward_weight(x: Float32, dy: Float32, shards: Int64, dw: Float64) 
     Source: slide "Linear (a.k.a. Fully Connected Layer)", dL/dW = dL/dy x (outer product).
     """
     O, I = dw.shape  # noqa: E741
-    if shards[-1] == 0:
-        for o in range(O):
-            for i in range(I):
-                dw[o, i] = 0
-        return
+    num_shards = shards.shape[0] - 1
     for block in prange((I + TILE_COLUMNS - 1) // TILE_COLUMNS):
         i = block * TILE_COLUMNS
         columns = min(TILE_COLUMNS, I - i)
-        for o in range(0, O, TILE_ROWS):
-            rows = min(TILE_ROWS, O - o)
-            is_later = 0
-            for shard in range(shards.shape[0] - 1):
-                s, size = shards[shard], shards[shard + 1] - shards[shard]
-                if size > 0:
-                    tile_add_float64(
-                        dy, s * O + o, 1, 0, 0, O, x, s * I + i, 0, 0, I, 1, 1, size,
-                        rows, columns, dw, o * I + i, I, dy, 0, 0, is_later,
-                    )  # fmt: skip
-                    is_later = 1
+        for o in range(0, O, SHARD_ROWS):
+            rows = min(SHARD_ROWS, O - o)
+            tile_over_shards(dy, o, 1, O, x, i, I, shards, num_shards, rows, columns, dw, o * I + i, I)
 
 
 @kernel
@@ -106,21 +94,11 @@ def linear_backward_bias(dy: Float32, shards: Int64, db: Float64) -> None:
     of a row of ones with dy.
     """
     O = db.shape[0]  # noqa: E741
-    if shards[-1] == 0:
-        for o in range(O):
-            db[o] = 0
-        return
+    num_shards = shards.shape[0] - 1
     for block in prange((O + TILE_COLUMNS - 1) // TILE_COLUMNS):
         o = block * TILE_COLUMNS
-        is_later = 0
-        for shard in range(shards.shape[0] - 1):
-            first, size = shards[shard], shards[shard + 1] - shards[shard]
-            if size > 0:
-                tile_add_float64(
-                    ONE, 0, 0, 0, 0, 0, dy, first * O + o, 0, 0, O, 1, 1, size,
-                    1, min(TILE_COLUMNS, O - o), db, o, 0, dy, 0, 0, is_later,
-                )  # fmt: skip
-                is_later = 1
+        columns = min(TILE_COLUMNS, O - o)
+        tile_over_shards(ONE, 0, 0, 0, dy, o, O, shards, num_shards, 1, columns, db, o, 0)
 
 
 @kernel

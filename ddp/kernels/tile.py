@@ -61,6 +61,8 @@ __all__ = [
     "TILE_COLUMNS",
     "TILE_ROWS",
     "WITH_BIAS",
+    "Operands",
+    "products",
     "tile_activation",
     "tile_add_float64",
     "tile_masked",
@@ -110,7 +112,7 @@ def _sum_loop(
 
 
 @dataclass(frozen=True)
-class _Operands:
+class Operands:
     """Where a tile reads: pointers to its first elements, and elements between rows and between k-steps."""
 
     a: Value
@@ -121,8 +123,15 @@ class _Operands:
     counts: tuple[Value, Value, Value]
 
 
-def _products(builder: Builder, operands: _Operands, rows: int, masks: list[Value]) -> list[Value]:
-    """The sums over all k: accumulators by row, then by vector."""
+def products(builder: Builder, operands: Operands, rows: int, masks: list[Value]) -> list[Value]:
+    """Emit the loops over k; the accumulators after them, by row, then by vector.
+
+    Args:
+        builder: where to emit.
+        operands: where to read.
+        rows: rows of the tile.
+        masks: for each vector of a row, which of its lanes to read.
+    """
     offsets = [builder.mul(operands.a_row, integer(row)) for row in range(rows)]
 
     def step(a: Value, b: Value, accumulators: list[Value]) -> list[Value]:
@@ -213,7 +222,7 @@ def _make_tile(epilogue: Epilogue) -> Any:
                 i: element_pointer(context, builder, signature.args[i], values[i], values[i + 1])
                 for i in (0, 6, 16, 19)
             }
-            operands = _Operands(arrays[0], values[2], values[3:6], arrays[6], values[8:11], values[11:14])
+            operands = Operands(arrays[0], values[2], values[3:6], arrays[6], values[8:11], values[11:14])
             rows, columns, c_row, extra_row, flags = values[14], values[15], values[18], values[21], values[22]
             after, impossible = builder.append_basic_block("tile.end"), builder.append_basic_block("impossible")
             is_wide = builder.zext(builder.icmp_signed(">", columns, integer(UNIT.lanes)), INT64)
@@ -226,7 +235,7 @@ def _make_tile(epilogue: Epilogue) -> Any:
                     full = ir.Constant(ir.VectorType(BIT, UNIT.lanes), [1] * UNIT.lanes)
                     last = builder.sub(columns, integer((vectors - 1) * UNIT.lanes))
                     masks = [full] * (vectors - 1) + [first_lanes(builder, last)]
-                    for number, value in enumerate(_products(builder, operands, height, masks)):
+                    for number, value in enumerate(products(builder, operands, height, masks)):
                         row, vector = divmod(number, vectors)
                         column = integer(vector * UNIT.lanes)
                         place = builder.add(builder.mul(c_row, integer(row)), column)

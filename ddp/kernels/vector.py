@@ -33,14 +33,16 @@ class VectorUnit:
     """Registers of a row of it."""
     dot_rows: int
     """Rows and columns of the largest block of dot products."""
+    shard_rows: int
+    """Rows of the largest tile that keeps a float64 sum beside each accumulator."""
 
 
 # The first whose feature the target has; the last one is for every other processor.
 VECTOR_UNITS = {
-    "avx512f": VectorUnit(lanes=16, rows=14, vectors=2, dot_rows=4),
-    "fma": VectorUnit(lanes=8, rows=6, vectors=2, dot_rows=3),
-    "neon": VectorUnit(lanes=4, rows=12, vectors=2, dot_rows=4),
-    "": VectorUnit(lanes=4, rows=6, vectors=2, dot_rows=3),
+    "avx512f": VectorUnit(lanes=16, rows=14, vectors=2, dot_rows=4, shard_rows=4),
+    "fma": VectorUnit(lanes=8, rows=6, vectors=2, dot_rows=3, shard_rows=2),
+    "neon": VectorUnit(lanes=4, rows=12, vectors=2, dot_rows=4, shard_rows=4),
+    "": VectorUnit(lanes=4, rows=6, vectors=2, dot_rows=3, shard_rows=2),
 }
 
 
