@@ -37,6 +37,7 @@ class Checkpoint:
 
     step: int
     config: dict[str, Any]
+    data_checksum: str
     parameters: dict[str, Float32]
     optimizer: dict[str, dict[str, Float32]]
     """By buffer, then by parameter."""
@@ -51,13 +52,21 @@ def parameters_sha256(state: Mapping[str, Float32]) -> str:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that it is either all there or not at all, even if the machine stops meanwhile."""
+    """Write a file so that it is either all there or not at all, even if the machine stops meanwhile.
+
+    Raises:
+        OSError: if it cannot be written; what was there before stays, and nothing else is left.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
     directory = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(directory)
@@ -83,6 +92,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     metadata = {
         "step": str(checkpoint.step),
         "config": json.dumps(checkpoint.config),
+        "data_checksum": checkpoint.data_checksum,
         "sha256": parameters_sha256(dict(sorted(tensors.items()))),
     }
     write_atomically(path, save(tensors, metadata))
@@ -98,15 +108,23 @@ def load_checkpoint(path: Path) -> Checkpoint:
         with safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}
             tensors: dict[str, Float32] = {name: file.get_tensor(name) for name in file.keys()}
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"checkpoint {path}: cannot be read ({error}); give another with --resume") from None
-    if metadata.get("sha256") != parameters_sha256(dict(sorted(tensors.items()))):
-        raise CheckpointError(f"checkpoint {path}: its checksum is wrong or missing; give another with --resume")
+        if metadata.get("sha256") != parameters_sha256(dict(sorted(tensors.items()))):
+            raise ValueError("its checksum is wrong or missing")
+        return _from_tensors(metadata, tensors)
+    except (OSError, SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise CheckpointError(f"checkpoint {path}: cannot be used ({reason}); give another with --resume") from None
+
+
+def _from_tensors(metadata: Mapping[str, str], tensors: dict[str, Float32]) -> Checkpoint:
+    step, config = int(metadata["step"]), json.loads(metadata["config"])
+    if step < 0 or not isinstance(config, dict):
+        raise ValueError("its step or its configuration is none")
     optimizer: dict[str, dict[str, Float32]] = {}
     for key in [key for key in tensors if key.startswith("optimizer.")]:
         _, buffer, name = key.split(".", 2)
         optimizer.setdefault(buffer, {})[name] = tensors.pop(key)
-    return Checkpoint(int(metadata["step"]), json.loads(metadata["config"]), tensors, optimizer)
+    return Checkpoint(step, config, metadata["data_checksum"], tensors, optimizer)
 
 
 def find_checkpoints(directory: Path) -> list[Path]:
@@ -114,14 +132,25 @@ def find_checkpoints(directory: Path) -> list[Path]:
     return sorted(directory.glob(f"step-*{SUFFIX}"))
 
 
-def delete_old_checkpoints(directory: Path, keep: int) -> None:
-    """Delete all but the newest `keep`; 0 keeps all."""
+def delete_old_checkpoints(directory: Path, keep: int, newest: Path) -> None:
+    """Delete all but the `keep` newest, of which one is that just written; 0 keeps all."""
     if keep:
-        for path in find_checkpoints(directory)[:-keep]:
+        others = [path for path in find_checkpoints(directory) if path != newest]
+        for path in others[: len(others) - (keep - 1)]:
             path.unlink()
 
 
-def check_same_run(checkpoint: Checkpoint, config: Config, path: Path) -> None:
+def set_aside_later_checkpoints(directory: Path, step: int) -> None:
+    """Rename the checkpoints after a step, which a run that goes on from there leaves behind.
+
+    Otherwise the next `--resume auto` would follow them and not the run.
+    """
+    for path in find_checkpoints(directory):
+        if path > checkpoint_path(directory, step):
+            path.rename(path.with_name(f"{path.name}.abandoned"))
+
+
+def check_same_run(checkpoint: Checkpoint, config: Config, data_checksum: str, path: Path) -> None:
     """Refuse a checkpoint whose configuration would have computed other numbers.
 
     Raises:
@@ -129,13 +158,18 @@ def check_same_run(checkpoint: Checkpoint, config: Config, path: Path) -> None:
     """
     mine, theirs = _flatten(to_dict(config)), _flatten(checkpoint.config)
     for name, value in mine.items():
-        is_free = name.split(".")[0] in FREE_SECTIONS
+        is_free = name.split(".")[0] in FREE_SECTIONS or name == "data.root"  # the data's checksum counts
         if name == "train.epochs":  # any schedule but the constant one reaches its end at the last epoch
             is_free = config.schedule.name == "constant"
         if not is_free and theirs.get(name) != value:
             raise CheckpointError(
                 f"{name} = {value}: checkpoint {path} was made with {theirs.get(name)}; use that, or start a new run"
             )
+    if checkpoint.data_checksum != data_checksum:
+        raise CheckpointError(
+            f"data.name = {config.data.name}: checkpoint {path} was made with other data of that name"
+            f" (checksum {checkpoint.data_checksum[:12]}, now {data_checksum[:12]}); give the same files"
+        )
 
 
 def _flatten(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -50,6 +50,8 @@ def parse(arguments: Sequence[str]) -> Invocation:
         values = {section.name: config[section.name] for section in dataclasses.fields(Config)}
     except argparse.ArgumentError as error:
         raise ConfigError(_one_line(str(error))) from None
+    if options["resume"] == "":
+        raise ConfigError("--resume: empty; give auto or a checkpoint's path, or leave it out")
     return Invocation(Config(**values), options["resume"] or "", options["print_config"])
 
 

@@ -12,6 +12,10 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+LARGEST = 10**9
+"""Above every size that makes sense, below those that overflow before memory runs out."""
+MAX_THREADS = 1024
+
 
 class ConfigError(ValueError):
     """A mistake in the command line or the configuration: one line with the value and the fix."""
@@ -38,9 +42,9 @@ class ModelConfig:
     """Whether `mnist_cnn` drops out activations in training (ratios 0.25 and 0.5)."""
 
     def __post_init__(self) -> None:
-        _require(self.degree >= 0, "model.degree", self.degree, "use 0 or more")
-        positive = all(width >= 1 for width in self.hidden)
-        _require(positive, "model.hidden", list(self.hidden), "every width must be at least 1")
+        _require(0 <= self.degree <= 1000, "model.degree", self.degree, "use 0 to 1000")
+        fix = f"every width must be 1 to {LARGEST}"
+        _require(all(1 <= width <= LARGEST for width in self.hidden), "model.hidden", list(self.hidden), fix)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,9 +67,10 @@ class DataConfig:
     """Standard deviation of the noise on the targets of `polynomial`."""
 
     def __post_init__(self) -> None:
-        _require(self.samples >= 1, "data.samples", self.samples, "use 1 or more")
-        _require(self.classes >= 2, "data.classes", self.classes, "use 2 or more")
-        _require(min(self.shape) >= 1, "data.shape", list(self.shape), "every size must be at least 1")
+        _require(1 <= self.samples <= LARGEST, "data.samples", self.samples, f"use 1 to {LARGEST}")
+        _require(2 <= self.classes <= LARGEST, "data.classes", self.classes, f"use 2 to {LARGEST}")
+        fix = f"every size must be 1 to {LARGEST}"
+        _require(all(1 <= size <= LARGEST for size in self.shape), "data.shape", list(self.shape), fix)
         fix = "give at least one coefficient, all finite"
         usable = len(self.coefficients) >= 1 and all(map(math.isfinite, self.coefficients))
         _require(usable, "data.coefficients", list(self.coefficients), fix)
@@ -130,8 +135,8 @@ class ScheduleConfig:
     """Epochs over which the learning rate first rises linearly to its full value."""
 
     def __post_init__(self) -> None:
-        fix = "use a finite number, 0 or more"
-        _require(0 <= self.warmup_epochs < math.inf, "schedule.warmup_epochs", self.warmup_epochs, fix)
+        fix = f"use 0 to {LARGEST}"
+        _require(0 <= self.warmup_epochs <= LARGEST, "schedule.warmup_epochs", self.warmup_epochs, fix)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,8 +196,9 @@ class OutputConfig:
 
     def __post_init__(self) -> None:
         _require(self.log_every >= 1, "output.log_every", self.log_every, "use 1 or more")
-        fix = "a single directory name, without a slash"
-        _require("/" not in self.name and self.name not in (".", ".."), "output.name", self.name, fix)
+        fix = "use a single directory name, printable and without a slash"
+        is_name = "/" not in self.name and self.name not in (".", "..") and self.name.isprintable()
+        _require(is_name, "output.name", repr(self.name), fix)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,7 +222,7 @@ class Config:
 
     def __post_init__(self) -> None:
         _require(0 <= self.seed < 2**64, "seed", self.seed, "use 0 to 2**64 - 1")
-        _require(self.threads >= 0, "threads", self.threads, "use 0 or more")
+        _require(0 <= self.threads <= MAX_THREADS, "threads", self.threads, f"use 0 to {MAX_THREADS}")
         regression = {"polynomial"}
         fix = f"does not fit model.name = {self.model.name}; use polynomial for both or for neither"
         matching = (self.model.name in regression) == (self.data.name in regression)

@@ -8,7 +8,13 @@ from pathlib import Path
 
 import tomli_w
 
-from ddp.checkpoint import CheckpointError, find_checkpoints, load_checkpoint, write_atomically
+from ddp.checkpoint import (
+    CheckpointError,
+    find_checkpoints,
+    load_checkpoint,
+    set_aside_later_checkpoints,
+    write_atomically,
+)
 from ddp.config import Config, OutputConfig, to_dict
 
 METRICS = "metrics.jsonl"
@@ -42,25 +48,34 @@ def run_name(config: Config) -> str:
     return config.output.name or f"{config.model.name}-{config.data.name}-{stamp}"
 
 
-def create_run_directory(config: Config, resuming: bool) -> RunDirectory:
+def create_run_directory(config: Config, resume_step: int | None) -> RunDirectory:
     """Make the run directory and put the configuration there.
 
     Args:
         config: the whole configuration.
-        resuming: whether a run may already be there.
+        resume_step: the step that a run goes on from; checkpoints of later steps are then set aside. None for
+            a new run.
 
     Raises:
-        ValueError: if a run is there already, which would mix the two.
-        OSError: if the directory cannot be made.
+        ValueError: if a run is there already, which would mix the two, or if the directory cannot be written to.
     """
     run = RunDirectory(Path(config.output.dir) / run_name(config))
-    if run.metrics.exists() and not resuming:
+    if resume_step is None and run.metrics.exists() and run.metrics.stat().st_size > 0:
         raise ValueError(
             f"output.name = {run.path.name}: {run.path} already holds a run; choose another name,"
             " or continue it with --resume auto"
         )
-    run.checkpoints.mkdir(parents=True, exist_ok=True)
-    write_atomically(run.path / "config.toml", tomli_w.dumps(to_dict(config)).encode())
+    try:
+        run.checkpoints.mkdir(parents=True, exist_ok=True)
+        write_atomically(run.path / "config.toml", tomli_w.dumps(to_dict(config)).encode())
+        run.metrics.open("a").close()
+        if resume_step is not None:
+            set_aside_later_checkpoints(run.checkpoints, resume_step)
+    except OSError as error:
+        raise ValueError(
+            f"output.dir = {config.output.dir}: cannot write there ({error.strerror}: {error.filename});"
+            " choose a writable directory with --output.dir"
+        ) from None
     return run
 
 

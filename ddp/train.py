@@ -6,14 +6,15 @@
     mpirun -n 16 --hostfile hosts python -m ddp.train      # several nodes, with Open MPI
     srun -n 16 --mpi=pmix python -m ddp.train              # inside a Slurm allocation
 
-    python -m launch run -n 4 -- --model.hidden [64,64]    # the same, with cores and threads arranged
+    python -m launch run -n 4 -- --model.hidden '[64,64]'  # the same, with cores and threads arranged
 
 Every field of the configuration is an option, `--SECTION.FIELD VALUE`; `--help` lists them.
-Exit codes: 0 done; 2 the user's mistake; 3 a gradient became non-finite; 4 a rank or the network failed.
+Exit codes: 0 done; 2 the user's mistake; 3 the loss or a gradient became non-finite; 4 a rank or the network failed.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import time
@@ -73,11 +74,12 @@ def _run(world: World, arguments: Sequence[str], started: float) -> int:
     if invocation is None:
         return 0
     config = invocation.config
-    _use_threads(config.threads or world.threads_per_rank())
+    _use_threads(world, config.threads or world.threads_per_rank())
     trainer = _build_trainer(world, config)
     resume_from = _find_resume_point(world, invocation)
     if resume_from is not None:
         world.run_together(lambda: trainer.resume(resume_from))
+        world.check_agreement({"checkpoint": f"step {trainer.step}: {trainer.parameters_sha256()}"})
     run = _open_run(world, trainer, invocation, started)
     try:
         _warm_up(world, trainer)
@@ -109,24 +111,31 @@ def _read_invocation(world: World, arguments: Sequence[str]) -> Invocation | Non
     return world.run_on_root(read)
 
 
-def _use_threads(threads: int) -> None:
-    """Fix the number of threads of this rank's kernels; must come before Numba is imported."""
-    os.environ["NUMBA_NUM_THREADS"] = str(threads)
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+def _use_threads(world: World, threads: int) -> None:
+    """Fix the number of threads of this rank's kernels; must come before Numba is imported.
+
+    The configuration decides, also over a launcher that did not know it.
+    """
+    os.environ["NUMBA_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = str(threads)
+    if world.local_size * threads > world.node_cores():
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # 2 x 2 threads on 2 cores: 2 ms a step, spinning 110
 
 
 def _build_trainer(world: World, config: Config) -> Trainer:
-    from ddp.checkpoint import parameters_sha256
+    world.run_together(lambda: importlib.import_module("ddp.kernels.jit"))  # which may find no place for its cache
+
     from ddp.data import load_dataset
+    from ddp.observe.provenance import source_sha256
     from ddp.trainer import Trainer
 
     dataset = world.run_together(lambda: load_dataset(config.data, config.seed, world.share_on_node))
     trainer = world.run_together(lambda: Trainer(config, world, dataset))
     world.check_agreement(
         {
+            "version of this package": source_sha256(),
             "configuration": repr(config),
-            "data checksum": dataset.checksum(),
-            "initial parameters": parameters_sha256(trainer.model.state_dict()),
+            "data checksum": trainer.data_checksum,
+            "initial parameters": trainer.parameters_sha256(),
         }
     )
     return trainer
@@ -162,14 +171,16 @@ def _open_run(world: World, trainer: Trainer, invocation: Invocation, started: f
     from ddp.start import start_facts, start_text, start_warnings
 
     config = trainer.config
-    resuming = bool(invocation.resume)
-    run = world.run_on_root(lambda: create_run_directory(config, resuming))
+    resume_step = trainer.step if invocation.resume else None
+    run = world.run_on_root(lambda: create_run_directory(config, resume_step))
     metrics = MetricsLog(run.metrics if world.is_root else None, started)
     progress = build_progress(world.is_root, trainer.total_steps, environment.terminal_width())
     trainer.use_outputs(metrics, progress, run if world.is_root else None)
     facts = start_facts(world, trainer)
     metrics.write("start", **facts)
     trainer.progress.message(start_text(facts))
+    if resume_step is not None:
+        trainer.progress.message(f"resumed at step {resume_step}" if resume_step else "no checkpoint: starting anew")
     for warning in start_warnings(facts, config.batch.shards):
         trainer.progress.message(f"warning: {warning}")
     return run

@@ -70,6 +70,7 @@ class Trainer:
         slices = list(self.model.parameter_slices.values())
         self.reducer = build_reducer(config.comm.reducer, world, self.model.gradient_sums, slices)
         self.evaluator = Evaluator(world, dataset.test, capacity)
+        self.data_checksum = world.once_on_node(dataset.checksum)
         self.timers = PhaseTimers()
         self.squares = np.empty(num_blocks(self.model.num_parameters))
         self.step, self.logged_step, self.evaluated_step = 0, 0, -1
@@ -106,7 +107,8 @@ class Trainer:
         """
         inputs = np.zeros_like(self.buffer.inputs[:1])
         targets = np.zeros_like(self.buffer.targets[:1])
-        draws = Draws(self.config.seed, 0, np.zeros(1, np.int64))
+        # Of the steps' own kind, read-only: Numba compiles anew for a writable array.
+        draws = Draws(self.config.seed, 0, self.sampler.global_batch(0, 0)[:1])
         self.loss.forward(self.model.forward(inputs, True, draws), targets)
         self.model.backward(self.loss.backward(), input_gradient=False)
         self.model.gradients.fill(0)
@@ -130,6 +132,7 @@ class Trainer:
                     self.evaluate()
                 if self._is_checkpoint_due():
                     self.checkpoint()
+        self._require_finite(bool(np.isfinite(self.model.parameters).all()), "the result of the last step")
         if self.config.train.evaluate_every and self.evaluated_step != self.step:
             self.evaluate()
         self._finish()
@@ -160,14 +163,19 @@ class Trainer:
         self.batch_samples = len(batch)
         self.samples_done += len(batch)
 
+    def parameters_sha256(self) -> str:
+        """SHA-256 of the present parameters, in state-dict order."""
+        return parameters_sha256(self.model.state_dict())
+
     def checkpoint(self) -> None:
         """Write a checkpoint of the present step, from rank 0."""
         if self.run is None:
             return
         state = {name: self.model.to_state(buffer) for name, buffer in self.optimizer.state.items()}
         path = checkpoint_path(self.run.checkpoints, self.step)
-        save_checkpoint(path, Checkpoint(self.step, to_dict(self.config), self.model.state_dict(), state))
-        delete_old_checkpoints(self.run.checkpoints, self.config.checkpoint.keep)
+        parameters = self.model.state_dict()
+        save_checkpoint(path, Checkpoint(self.step, to_dict(self.config), self.data_checksum, parameters, state))
+        delete_old_checkpoints(self.run.checkpoints, self.config.checkpoint.keep, path)
         self.metrics.write("checkpoint", path=str(path.relative_to(self.run.path)), step=self.step)
 
     def resume(self, path: Path) -> None:
@@ -177,7 +185,7 @@ class Trainer:
             CheckpointError: if it is damaged, or of a run that would have computed other numbers.
         """
         checkpoint = load_checkpoint(path)
-        check_same_run(checkpoint, self.config, path)
+        check_same_run(checkpoint, self.config, self.data_checksum, path)
         self.model.load_state_dict(checkpoint.parameters)
         for name, buffer in self.optimizer.state.items():
             self.model.from_state(checkpoint.optimizer.get(name, {}), buffer)
@@ -197,15 +205,18 @@ class Trainer:
     def _is_gradient_finite(self, scale: float) -> bool:
         """Whether the global gradient is finite; ranks that reduced it agree, since all hold the same sum."""
         self.grad_norm = scale * math.sqrt(sum_of_squares(self.model.gradients, self.squares))
-        if math.isfinite(self.grad_norm):
-            return True
-        if self.config.train.on_nonfinite == "stop":
+        is_finite = math.isfinite(self.grad_norm)
+        self._require_finite(is_finite, f"the gradient of step {self.step + 1}")
+        return is_finite
+
+    def _require_finite(self, is_finite: bool, what: str) -> None:
+        """Stop the run, on all ranks, at the first NaN or infinity, unless it is configured to go on."""
+        if not is_finite and self.config.train.on_nonfinite == "stop":
             raise NonFiniteError(
-                f"the gradient of step {self.step + 1} has a NaN or an infinity; lower optimizer.lr"
-                f" (now {self.config.optimizer.lr}), or skip such steps with --train.on_nonfinite skip",
+                f"{what} has a NaN or an infinity; lower optimizer.lr (now {self.config.optimizer.lr}), or skip"
+                " such steps with --train.on_nonfinite skip",
                 agreed=self.config.comm.reducer != "dummy",
             )
-        return False
 
     def _is_due(self, every_epochs: int) -> bool:
         """Whether an epoch has just ended whose number is a multiple."""
@@ -223,6 +234,7 @@ class Trainer:
         milliseconds = rows[:, 1:].max(axis=0) * 1e3 / steps
         by_phase = dict(zip((*PHASES, "step"), milliseconds.tolist(), strict=True))
         loss = float(rows[:, 0].sum()) / self.batch_samples
+        self._require_finite(math.isfinite(loss), f"the loss of step {self.step}")
         samples_per_s = (self.samples_done - self.samples_logged) / float(seconds[-1])
         self.samples_logged = self.samples_done
         self.train_s += float(seconds[-1])

@@ -38,14 +38,20 @@ def query_library(python: str = sys.executable) -> Library:
         UsageError: if mpi4py finds no MPI library, or cannot be imported.
     """
     command = [python, "-m", "ddp.comm.library"]
-    answer = subprocess.run(
-        command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=_TIMEOUT_S, check=False
-    )
+    try:
+        answer = subprocess.run(
+            command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise UsageError(f"no MPI: mpi4py did not load it within {_TIMEOUT_S:g} s; try {' '.join(command)}") from None
     if answer.returncode != 0:
         reason = (answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"])[-1]
         raise UsageError(reason.removeprefix("error: ") if answer.returncode == 2 else f"no MPI: {reason}")
-    facts = json.loads(answer.stdout)
-    return Library(facts["vendor"], tuple(facts["version"]), facts["path"])
+    try:
+        facts = json.loads(answer.stdout.splitlines()[-1])  # an MPI may say something of its own before
+        return Library(facts["vendor"], tuple(facts["version"]), facts["path"])
+    except (IndexError, KeyError, ValueError):
+        raise UsageError(f"no MPI: {' '.join(command)} did not name the library but said {answer.stdout!r}") from None
 
 
 def flavour_of(library: Library, wanted: str) -> Flavour:

@@ -27,7 +27,7 @@ def run(command: Sequence[str], environment: Mapping[str, str], grace_s: float =
 
     A child killed by signal n counts as 128 + n. SIGINT, SIGTERM and SIGHUP are passed on; what still runs
     `grace_s` seconds later, or at the second such signal, is killed, and 128 plus the first signal is
-    returned. SIGUSR1, the trainer's request for a checkpoint, is passed on and nothing else. While it runs,
+    returned. SIGUSR1 is passed on and nothing else. While it runs,
     the handlers of these signals and the real-time interval timer of this process are in use; call it from
     the main thread.
 

@@ -18,6 +18,8 @@ from ddp.comm.failure import DifferingRankError, UserError, WrongLauncherError
 
 Result = TypeVar("Result")
 POLL_S = 0.01
+USER_MISTAKES = (ValueError, OSError, MemoryError)
+"""What bad input raises; anything else is a fault of the program."""
 
 
 class World:
@@ -79,13 +81,13 @@ class World:
             action: what each rank does; collectives in it must not depend on its success.
 
         Raises:
-            UserError: on all ranks, where `action` raised ValueError or OSError on one; names that rank.
+            UserError: on all ranks, where `action` raised one of USER_MISTAKES on one; names that rank.
         """
         result: Result
         message = None
         try:
             result = action()
-        except (ValueError, OSError) as error:
+        except USER_MISTAKES as error:
             message = str(error)
         messages = self.comm.allgather(message)
         for rank, text in enumerate(messages):
@@ -98,6 +100,23 @@ class World:
         result = self.run_together(lambda: (action() if self.is_root else None,))
         return self.comm.bcast(result, root=0)[0]  # type: ignore[no-any-return]
 
+    def once_on_node(self, action: Callable[[], Result]) -> Result:
+        """Run `action` on one rank of each node and give its (pickled) result to the others there.
+
+        Raises:
+            ValueError, OSError or MemoryError: on all ranks of the node, where `action` raised it.
+        """
+        outcome: tuple[Result | None, Exception | None] = (None, None)
+        if self.local_rank == 0:
+            try:
+                outcome = (action(), None)
+            except USER_MISTAKES as raised:
+                outcome = (None, raised)
+        result, error = self.node.bcast(outcome)
+        if error is not None:
+            raise error
+        return cast("Result", result)
+
     def share_on_node(self, load: Callable[[], npt.NDArray[np.generic]]) -> npt.NDArray[np.generic]:
         """One rank of the node loads an array; all of them get the same memory, read-only.
 
@@ -105,42 +124,33 @@ class World:
         the last rank. Files rather than MPI-3 windows, since containers give /dev/shm only 64 MB.
 
         Raises:
-            ValueError or OSError: on all ranks of the node, where `load` raised it.
+            ValueError, OSError or MemoryError: on all ranks of the node, where one could not load or map it.
         """
         if self.local_size == 1:
             array = load()
             array.setflags(write=False)
             return array
-        path: Path | None = None
-        error: Exception | None = None
-        if self.local_rank == 0:
-            try:
-                path = _save_temporary(load())
-            except (ValueError, OSError) as raised:
-                error = raised
-        path, error = self.node.bcast((path, error))
-        if error is not None:
-            raise error
-        assert path is not None
-        array = np.load(path, mmap_mode="r")
-        self.node.Barrier()
+        path = self.once_on_node(lambda: _save_temporary(load()))
+        mapped, error = None, None
+        try:
+            mapped = np.load(path, mmap_mode="r")
+        except USER_MISTAKES as raised:
+            error = raised
+        errors = [raised for raised in self.node.allgather(error) if raised is not None]
         if self.local_rank == 0:
             path.unlink()
-        return cast("npt.NDArray[np.generic]", array)
+        if errors:
+            raise errors[0]
+        return cast("npt.NDArray[np.generic]", mapped)
 
     def first_on_node(self, lead: Callable[[], None], follow: Callable[[], None]) -> None:
-        """Run `lead` on one rank of each node, then `follow` on the others, which meanwhile sleep.
-
-        They poll a non-blocking barrier rather than wait in one: 7 ranks spinning on 2 cores would take
-        most of them from the rank that works.
-        """
+        """Run `lead` on one rank of each node, then `follow` on the others; all ranks leave together."""
         if self.local_rank == 0:
             lead()
-        request = self.node.Ibarrier()
-        while not request.Test():
-            time.sleep(POLL_S)
+        _sleep_until_all_arrive(self.node)
         if self.local_rank > 0:
             follow()
+        _sleep_until_all_arrive(self.comm)
 
     def check_agreement(self, facts: Mapping[str, str]) -> None:
         """Compare named facts, such as checksums, over all ranks.
@@ -167,16 +177,25 @@ class World:
         self.comm.Allgather(row, rows)
         return rows
 
+    def node_cores(self) -> int:
+        """Cores of this node that its ranks may use, between them."""
+        return len(set().union(*self.node.allgather(os.sched_getaffinity(0))))
+
     def threads_per_rank(self) -> int:
         """The node's cores divided by its ranks, at least 1 and never more than this rank may use."""
-        mine = os.sched_getaffinity(0)
-        node = set().union(*self.node.allgather(mine))
-        fair = max(1, len(node) // self.local_size)
-        return int(self.node.allreduce(min(fair, len(mine)), op=MPI.MIN))
+        fair = max(1, self.node_cores() // self.local_size)
+        return int(self.node.allreduce(min(fair, environment.available_cores()), op=MPI.MIN))
 
     def abort(self, code: int) -> None:
         """End every rank of the run at once with an exit code."""
         self.comm.Abort(code)
+
+
+def _sleep_until_all_arrive(comm: MPI.Comm) -> None:
+    """A barrier that polls: 7 ranks spinning on 2 cores would take most of them from the rank that works."""
+    request = comm.Ibarrier()
+    while not request.Test():
+        time.sleep(POLL_S)
 
 
 def _save_temporary(array: npt.NDArray[np.generic]) -> Path:

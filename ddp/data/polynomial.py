@@ -63,5 +63,8 @@ def _inputs(seed: int, split: int, size: int) -> npt.NDArray[np.float32]:
 def _targets(coefficients: Sequence[float], noise: float, seed: int, split: int, size: int) -> npt.NDArray[np.float32]:
     x = _inputs(seed, split, size).astype(np.float64)
     deviation = noise * normal(seed, Purpose.GENERATE, NOISE, split, np.arange(size), 1).astype(np.float64)
-    targets = np.polynomial.polynomial.polyval(x, coefficients) + deviation
-    return targets.astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        targets = (np.polynomial.polynomial.polyval(x, coefficients) + deviation).astype(np.float32)
+    if not np.isfinite(targets).all():
+        raise DataError(f"data.coefficients = {list(coefficients)}: the targets overflow float32; use smaller ones")
+    return targets

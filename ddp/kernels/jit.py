@@ -3,15 +3,17 @@
 Kernels are compiled on first call and kept in an on-disk cache, so that a warm start compiles
 nothing. Numba's cache is not safe against concurrent writers (numba issues 4807 and 10128): only
 the process that holds `exclusive_cache()` may compile, the others wait and then load. The cache
-directory is private to the user, the host and the Numba version.
+directory is private to the user, the host, the Numba version and the kernels' sources.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import socket
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -41,22 +43,49 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 FASTMATH = {"contract", "reassoc", "nsz"}
 
 
+def sources_digest() -> str:
+    """Of everything that compiled kernels are made from.
+
+    Numba looks only at a kernel's own file when it decides whether cached code is stale, not at the tile or
+    the options that went into it.
+    """
+    package = Path(__file__).resolve().parents[1]
+    files = [*sorted((package / "kernels").glob("*.py")), package / "rng.py"]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+
+
 def cache_directory() -> Path:
     """Where compiled kernels are kept: `$NUMBA_CACHE_DIR`, else a private one under the user's cache."""
+    name = f"ddp-kernels-numba{numba.__version__}-{sources_digest()}"
     if configured := os.environ.get("NUMBA_CACHE_DIR"):
-        return Path(configured)
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "ddp" / f"kernels-numba{numba.__version__}-{socket.gethostname()}"
+        return Path(configured) / name
+    with contextlib.suppress(RuntimeError):  # no home directory, as in some containers
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        private = base / "ddp" / socket.gethostname() / name
+        if _is_usable(private):
+            return private
+    return Path(tempfile.gettempdir()) / f"ddp-{os.getuid()}" / name
 
 
-def _use_private_cache() -> None:
+def _is_usable(directory: Path) -> bool:
+    """Whether the directory exists or can be made, is this user's, and can be written to."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return directory.stat().st_uid == os.getuid() and os.access(directory, os.W_OK)
+    except OSError:
+        return False
+
+
+def _use_private_cache() -> Path:
     directory = cache_directory()
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    config: Any = numba.config  # its type stubs leave out what the environment sets
-    config.CACHE_DIR = str(directory)
+    if not _is_usable(directory):
+        raise OSError(f"no place for compiled kernels: cannot write to {directory}; set NUMBA_CACHE_DIR to one")
+    settings: Any = numba.config
+    settings.CACHE_DIR = str(directory)
+    return directory
 
 
-_use_private_cache()
+CACHE = _use_private_cache()
 
 
 def kernel(function: Function) -> Function:
@@ -76,7 +105,7 @@ def inline(function: Function) -> Function:
 @contextlib.contextmanager
 def exclusive_cache() -> Iterator[None]:
     """Hold the right to compile and write the cache against every other process of this host."""
-    with open(cache_directory() / "lock", "a") as lock:
+    with open(CACHE / "lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
             yield

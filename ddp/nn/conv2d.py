@@ -31,6 +31,9 @@ class Conv2d(Layer):
             padding: zeros around the input image, in pixels.
             bias: whether a value per output channel is added.
         """
+        if min(in_channels, out_channels, kernel_size) < 1 or padding < 0:
+            sizes = f"{in_channels}, {out_channels}, {kernel_size}, padding={padding}"
+            raise ValueError(f"Conv2d({sizes}): use at least 1 of each, and padding 0 or more")
         self.in_channels, self.out_channels = in_channels, out_channels
         self.kernel_size, self.padding, self.has_bias = kernel_size, padding, bias
 

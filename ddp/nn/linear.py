@@ -24,6 +24,8 @@ class Linear(Layer):
             out_features: length of an output sample.
             bias: whether b is added.
         """
+        if min(in_features, out_features) < 1:
+            raise ValueError(f"Linear({in_features}, {out_features}): use at least 1 of each")
         self.in_features, self.out_features, self.has_bias = in_features, out_features, bias
 
     def parameter_specs(self) -> tuple[ParameterSpec, ...]:

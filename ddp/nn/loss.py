@@ -41,7 +41,17 @@ class CrossEntropyLoss(Loss):
     """
 
     def forward(self, y: Float32, t: Any) -> float:
-        """The sum of the losses of outputs y (B, C) against labels t (B,)."""
+        """The sum of the losses of outputs y (B, C) against labels t (B,).
+
+        Raises:
+            ValueError: if a label is missing, or is not one of the C classes.
+        """
+        t = np.asarray(t)
+        if t.shape != y.shape[:1] or t.dtype.kind not in "iu":
+            raise ValueError(f"labels of shape {t.shape}, type {t.dtype}: give {len(y)} integers, one a sample")
+        if t.size and not 0 <= t.min() <= t.max() < y.shape[1]:
+            raise ValueError(f"labels from {t.min()} to {t.max()}: the network has classes 0 to {y.shape[1] - 1}")
+        t = t.astype(np.int64, copy=False)
         losses, dy = self._workspace(y)
         softmax_cross_entropy(y, t, losses, dy)
         return float(losses.sum(dtype=np.float64))
@@ -54,7 +64,14 @@ class MSELoss(Loss):
     """
 
     def forward(self, y: Float32, t: Any) -> float:
-        """The sum of the squared errors of outputs y (B, O) against targets t (B, O)."""
+        """The sum of the squared errors of outputs y (B, O) against targets t (B, O).
+
+        Raises:
+            ValueError: if the targets are not of the outputs' shape.
+        """
+        t = np.ascontiguousarray(t, np.float32)
+        if t.shape != y.shape:
+            raise ValueError(f"targets of shape {t.shape}: give one for each output, {y.shape}")
         losses, dy = self._workspace(y)
         squared_error(y, t, losses, dy)
         return float(losses.sum(dtype=np.float64))

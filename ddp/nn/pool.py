@@ -16,10 +16,10 @@ class MaxPool2d(Layer):
         """Describe the layer.
 
         Args:
-            kernel_size: height and width of a window, in pixels; 1 to 15.
+            kernel_size: height and width of a window, in pixels; 1 to 16.
         """
-        if not 1 <= kernel_size <= 15:
-            raise ValueError(f"MaxPool2d kernel_size = {kernel_size}: use 1 to 15")
+        if not 1 <= kernel_size <= 16:
+            raise ValueError(f"MaxPool2d kernel_size = {kernel_size}: use 1 to 16")
         self.kernel_size = kernel_size
 
     def output_shape(self, input_shape: Shape) -> Shape:

@@ -35,7 +35,12 @@ class Sequential:
         Args:
             layers: at least one.
             seed: key of the initial parameters.
+
+        Raises:
+            ValueError: if there is no layer, or one stands twice.
         """
+        if not layers or len({id(layer) for layer in layers}) < len(layers):
+            raise ValueError("Sequential takes at least one layer, each of its own: a layer keeps what it computed")
         self.layers = layers
         specs = [(f"{i}.{s.name}", i, s) for i, layer in enumerate(layers) for s in layer.parameter_specs()]
         self.specs: dict[str, ParameterSpec] = {name: spec for name, _, spec in specs}
@@ -96,10 +101,12 @@ class Sequential:
         """The network's output: (B, C, H, W) or (B, F) -> (B, ...), a view of a workspace.
 
         Args:
-            x: float32, C-contiguous; must stay as it is until `backward`.
+            x: float32, C-contiguous (copied if it is not); must stay as it is until `backward`.
             training: whether dropout is active.
             draws: the address of dropout's random numbers; default: seed 0, step 0, samples 0 to B - 1.
         """
+        if x.dtype != np.float32 or not x.flags.c_contiguous:
+            x = np.ascontiguousarray(x, np.float32)
         if x.shape[1:] != self.input_shape or len(x) > self.capacity:
             self.build(x.shape[1:], max(len(x), 1))
         if draws is None:

@@ -137,7 +137,7 @@ def test_resume_on_any_number_of_ranks(config: Config, world: World, alone: Worl
     reference = build(config, alone)
     if world.is_root:
         reference.use_outputs(
-            MetricsLog(None, time.perf_counter()), Progress(), create_run_directory(config, resuming=False)
+            MetricsLog(None, time.perf_counter()), Progress(), create_run_directory(config, resume_step=None)
         )
     reference.train()
     world.comm.Barrier()
@@ -157,7 +157,7 @@ def test_resume_on_one_rank_from_many(world: World, alone: World, mpi_tmp_path: 
         checkpoint=CheckpointConfig(every_steps=5, every_epochs=0, keep=0),
     )
     trainer = build(config, world)
-    run = world.run_on_root(lambda: create_run_directory(config, resuming=False))
+    run = world.run_on_root(lambda: create_run_directory(config, resume_step=None))
     trainer.use_outputs(MetricsLog(None, time.perf_counter()), Progress(), run if world.is_root else None)
     trainer.train()
     world.comm.Barrier()

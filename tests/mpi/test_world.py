@@ -236,3 +236,53 @@ def test_threads_per_rank_never_exceed_the_cores_of_any_rank(world: World) -> No
         assert world.threads_per_rank() == 1
     finally:
         os.sched_setaffinity(0, cores)
+
+
+def test_a_rank_that_cannot_map_the_array_stops_all(
+    world: World, mpi_tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if world.size == 1:
+        return  # nothing is mapped
+    monkeypatch.setattr(tempfile, "tempdir", str(mpi_tmp_path))
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise OSError("too many open files")
+
+    if world.rank == world.size - 1:
+        monkeypatch.setattr(np, "load", fail)
+    with pytest.raises(OSError, match="too many open files"):
+        world.share_on_node(lambda: np.arange(3))
+    world.comm.Barrier()
+    assert list(mpi_tmp_path.iterdir()) == []
+
+
+def test_first_on_node_lets_all_ranks_leave_together(world: World, mpi_tmp_path: Path) -> None:
+    """So that no rank's clock runs while another still loads: at the end each sees what all have done."""
+
+    def work() -> None:
+        time.sleep(0.1 * world.rank)
+        (mpi_tmp_path / str(world.rank)).touch()
+
+    world.first_on_node(work, work)
+    done = sorted(int(path.name) for path in mpi_tmp_path.iterdir())
+    assert done == list(range(world.size))
+
+
+def test_once_on_node(world: World) -> None:
+    calls = []
+
+    def action() -> int:
+        calls.append(world.rank)
+        return world.rank + 100
+
+    assert world.once_on_node(action) == 100
+    assert world.comm.allreduce(len(calls)) == world.num_nodes
+
+
+def test_a_lack_of_memory_is_the_users_mistake(world: World) -> None:
+    def allocate() -> None:
+        if world.rank == world.size - 1:
+            raise MemoryError("Unable to allocate 931 GiB")
+
+    with pytest.raises(UserError, match="931 GiB"):
+        world.run_together(allocate)

@@ -37,7 +37,7 @@ def write_mnist(folder: Path, **replaced: bytes | None) -> list[str]:
 
 def existing_run(folder: Path) -> list[str]:
     (folder / "runs" / "old").mkdir(parents=True)
-    (folder / "runs" / "old" / "metrics.jsonl").touch()
+    (folder / "runs" / "old" / "metrics.jsonl").write_text("{}\n")
     return ["--output.name", "old"]
 
 

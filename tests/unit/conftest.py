@@ -46,7 +46,9 @@ def open_run() -> Iterator[OpenRun]:
     logs = []
 
     def open_(trainer: Trainer, folder: Path, resuming: bool = False) -> RunDirectory:
-        run = create_run_directory(change(trainer.config, "output", dir=str(folder)), resuming)
+        run = create_run_directory(
+            change(trainer.config, "output", dir=str(folder)), trainer.step if resuming else None
+        )
         logs.append(MetricsLog(run.metrics, time.perf_counter()))
         trainer.use_outputs(logs[-1], Progress(), run)
         return run

@@ -30,7 +30,16 @@ from ddp.checkpoint import (
     save_model,
     write_atomically,
 )
-from ddp.config import BatchConfig, Config, ModelConfig, OptimizerConfig, ScheduleConfig, TrainConfig, to_dict
+from ddp.config import (
+    BatchConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    TrainConfig,
+    to_dict,
+)
 
 Array = Any
 
@@ -43,7 +52,9 @@ def state(seed: int = 0) -> dict[str, Array]:
 
 
 def make(step: int = 12, seed: int = 0) -> Checkpoint:
-    return Checkpoint(step, to_dict(Config()), state(seed), {"momentum": state(seed + 1), "other": state(seed + 2)})
+    return Checkpoint(
+        step, to_dict(Config()), "data", state(seed), {"momentum": state(seed + 1), "other": state(seed + 2)}
+    )
 
 
 def assert_equal(found: dict[str, Array], expected: dict[str, Array]) -> None:
@@ -68,7 +79,7 @@ def test_round_trip(tmp_path: Path) -> None:
 
 def test_round_trip_without_optimizer_state_and_with_nan(tmp_path: Path) -> None:
     tensors = state() | {"7.bias": np.array([np.nan, np.inf, -0.0], np.float32)}
-    save_checkpoint(tmp_path / "a.safetensors", Checkpoint(0, {}, tensors, {}))
+    save_checkpoint(tmp_path / "a.safetensors", Checkpoint(0, {}, "data", tensors, {}))
     loaded = load_checkpoint(tmp_path / "a.safetensors")
     assert (loaded.step, loaded.config, loaded.optimizer) == (0, {}, {})
     assert loaded.parameters["7.bias"].tobytes() == tensors["7.bias"].tobytes()
@@ -115,7 +126,7 @@ def test_a_flipped_bit_is_found(where: str, tmp_path: Path) -> None:
     size = len(content) - header
     content[header + {"first tensor": 0, "last tensor": size - 1, "optimizer": size // 2}[where]] ^= 4
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"a\.safetensors: its checksum is wrong"):
+    with pytest.raises(CheckpointError, match=r"a\.safetensors: .*its checksum is wrong"):
         load_checkpoint(path)
 
 
@@ -124,7 +135,7 @@ def test_a_truncated_file_is_found(keep: int, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     save_checkpoint(path, make())
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(CheckpointError, match=r"a\.safetensors: cannot be read .*--resume"):
+    with pytest.raises(CheckpointError, match=r"a\.safetensors: cannot be used .*--resume"):
         load_checkpoint(path)
 
 
@@ -132,9 +143,9 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     save_model(tmp_path / "model.safetensors", state())
     with pytest.raises(CheckpointError, match="checksum is wrong or missing"):
         load_checkpoint(tmp_path / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"none\.safetensors: cannot be read"):
+    with pytest.raises(CheckpointError, match=r"none\.safetensors: cannot be used"):
         load_checkpoint(tmp_path / "none.safetensors")
-    with pytest.raises(CheckpointError, match="cannot be read"):
+    with pytest.raises(CheckpointError, match="cannot be used"):
         load_checkpoint(tmp_path)
 
 
@@ -209,7 +220,7 @@ def test_the_newest_are_kept(keep: int, left: list[int], tmp_path: Path) -> None
     for step in (10, 1, 200, 9):
         save_checkpoint(checkpoint_path(tmp_path, step), make(step))
     (tmp_path / "notes.txt").write_text("mine")
-    delete_old_checkpoints(tmp_path, keep)
+    delete_old_checkpoints(tmp_path, keep, find_checkpoints(tmp_path)[-1])
     assert find_checkpoints(tmp_path) == [checkpoint_path(tmp_path, step) for step in left]
     assert (tmp_path / "notes.txt").exists()
 
@@ -228,7 +239,7 @@ def test_a_missing_directory_has_no_checkpoints(tmp_path: Path) -> None:
 def same_run(saved: Config, mine: Config) -> None:
     # As a file holds it: through JSON.
     config = json.loads(json.dumps(to_dict(saved)))
-    check_same_run(Checkpoint(0, config, {}, {}), mine, Path("a.safetensors"))
+    check_same_run(Checkpoint(0, config, "data", {}, {}), mine, "data", Path("a.safetensors"))
 
 
 @pytest.mark.parametrize(
@@ -278,3 +289,45 @@ def test_the_number_of_epochs_is_bound_where_the_schedule_ends_with_the_last() -
 
 def test_the_free_sections_are_these() -> None:
     assert set(FREE) == FREE_SECTIONS
+
+
+def test_the_checkpoint_just_written_is_never_deleted(tmp_path: Path) -> None:
+    """A run that goes on from an earlier step writes steps below those of the run before."""
+    for step in 40, 50, 10:
+        save_checkpoint(checkpoint_path(tmp_path, step), make(step))
+    written = checkpoint_path(tmp_path, 10)
+    delete_old_checkpoints(tmp_path, 1, written)
+    assert find_checkpoints(tmp_path) == [written]
+
+
+def test_other_data_of_the_same_name_is_refused_and_another_folder_is_not() -> None:
+    made = Checkpoint(0, to_dict(Config()), "data", {}, {})
+    check_same_run(made, Config(data=DataConfig(root="elsewhere")), "data", Path("a.safetensors"))
+    with pytest.raises(CheckpointError, match=r"data\.name = digits: .* other data of that name"):
+        check_same_run(made, Config(), "other", Path("a.safetensors"))
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"config": "{}", "data_checksum": ""},
+        {"step": "x", "config": "{}", "data_checksum": ""},
+        {"step": "-5", "config": "{}", "data_checksum": ""},
+        {"step": "1", "config": "[]", "data_checksum": ""},
+        {"step": "1", "config": "{", "data_checksum": ""},
+        {"step": "1", "config": "{}"},
+    ],
+)
+def test_odd_metadata_is_told_with_the_files_name(tmp_path: Path, metadata: dict[str, str]) -> None:
+    tensors = {"0.weight": np.ones((2, 2), np.float32)}
+    path = tmp_path / "odd.safetensors"
+    path.write_bytes(safetensors.numpy.save(tensors, {**metadata, "sha256": parameters_sha256(tensors)}))
+    with pytest.raises(CheckpointError, match=r"odd\.safetensors: cannot be used \(.+\); give another"):
+        load_checkpoint(path)
+
+
+def test_a_failed_write_leaves_no_temporary_file(tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(OSError, match="taken"):
+        write_atomically(tmp_path / "taken", b"content")
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib
 import json
 import math
+import pkgutil
 import tracemalloc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from numba.core.dispatcher import Dispatcher
 from numba.core.runtime import _nrt_python, rtsys
 from safetensors.numpy import load_file
 
+from ddp import kernels as kernels_package
+from ddp.comm.failure import NonFiniteError
 from ddp.config import (
     BatchConfig,
     Config,
@@ -338,3 +343,43 @@ def test_a_skipped_step_changes_nothing(make_trainer: Make) -> None:
     trainer.train_step()
     assert np.isfinite(trainer.model.parameters).all()
     assert not np.array_equal(trainer.model.parameters, w)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(make_trainer: Make) -> None:
+    """Targets whose squares overflow float32, with a gradient that does not."""
+    config = change(change(REGRESSION, "data", coefficients=(1e25,)), "optimizer", lr=1e-30)
+    with pytest.raises(NonFiniteError, match="the loss of step"):
+        make_trainer(config).train()
+
+
+def test_a_last_update_that_overflows_stops_the_run(make_trainer: Make, open_run: OpenRun, tmp_path: Path) -> None:
+    trainer = make_trainer(change(change(MLP, "optimizer", weight_decay=1e30), "train", steps=1))
+    trainer.model.parameters[0] = 1e30
+    run = open_run(trainer, tmp_path)
+    with pytest.raises(NonFiniteError):
+        trainer.train()
+    assert not run.model.exists()
+
+
+@pytest.mark.parametrize("config", [MLP, CNN, REGRESSION], ids=["mlp", "mnist_cnn", "polynomial"])
+def test_everything_is_compiled_when_the_first_step_begins(config: Config, make_trainer: Make) -> None:
+    """Else every rank would compile in the first step, and write the cache at once."""
+    trainer = make_trainer(config)
+    trainer.warm_up()
+    kernels = [kernel for module in kernel_modules() for kernel in vars(module).values() if is_kernel(kernel)]
+    assert len(kernels) > 15
+    before = {kernel: len(kernel.signatures) for kernel in kernels}
+    trainer.train_step()
+    trainer.evaluate()
+    compiled = {kernel.__name__: len(kernel.signatures) - count for kernel, count in before.items()}
+    # Others' tests may have compiled more, never less: what counts is that nothing was added here.
+    assert not any(compiled.values()), compiled
+
+
+def kernel_modules() -> list[Any]:
+    names = [module.name for module in pkgutil.iter_modules(kernels_package.__path__)]
+    return [importlib.import_module(f"ddp.kernels.{name}") for name in names]
+
+
+def is_kernel(value: Any) -> bool:
+    return isinstance(value, Dispatcher) and value.targetoptions.get("parallel", False)

@@ -97,3 +97,23 @@ def test_no_samples_lose_nothing(kind: type[nn.Loss]) -> None:
     t = np.empty(0, np.int64) if kind is nn.CrossEntropyLoss else np.empty((0, 4), np.float32)
     assert loss.forward(np.empty((0, 4), np.float32), t) == 0
     assert loss.backward().shape == (0, 4)
+
+
+@pytest.mark.parametrize("labels", [[0, 1], [0, 1, 4], [0, -1, 1], [0.0, 1.0, 2.0], [[0], [1], [2]], [0, 1, 300_000]])
+def test_labels_that_do_not_fit_are_refused(labels: Any) -> None:
+    """A kernel would read outside the outputs."""
+    with pytest.raises(ValueError, match=r"^labels "):
+        nn.CrossEntropyLoss().forward(random(0, 3, 4), np.array(labels))
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 1), (4, 3)])
+def test_targets_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"^targets of shape"):
+        nn.MSELoss().forward(random(0, 3, 4), random(1, *shape))
+
+
+def test_labels_and_targets_of_other_types_are_converted() -> None:
+    y = random(0, 3, 4)
+    labels = np.array([1, 0, 3])
+    assert nn.CrossEntropyLoss().forward(y, labels.astype(np.uint8)) == nn.CrossEntropyLoss().forward(y, labels)
+    assert nn.MSELoss().forward(y, np.ones((3, 4))) == nn.MSELoss().forward(y, np.ones((3, 4), np.float32))
