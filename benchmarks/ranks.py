@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import statistics
 import subprocess
 import sys
@@ -20,8 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-MARKERS = ("<!-- benchmarks.ranks: begin -->", "<!-- benchmarks.ranks: end -->")
-RESULTS = Path(__file__).parent / "results"
+from benchmarks.report import RESULTS, save_results, spread, write_between_markers
 
 
 @dataclass(frozen=True)
@@ -77,9 +75,7 @@ def table(runs: list[Run], arguments: list[str]) -> str:
         same = all(end["parameters_sha256"] == reference for end in mine)
         bits = f"`{reference[:12]}`" if same else "**differ**"
         flag = " (more ranks than cores)" if ranks > cores else ""
-        lines.append(
-            f"| {ranks}{flag} | {median:,.0f} ({min(rates):,.0f} to {max(rates):,.0f}) | {median / base:.2f} | {bits} |"
-        )
+        lines.append(f"| {ranks}{flag} | {spread(rates)} | {median / base:.2f} | {bits} |")
     what = f"`{start['model']}` on `{start['data']}`" + (f", `{' '.join(arguments)}`" if arguments else "")
     repeats = max(run.repeat for run in runs)
     lines += [
@@ -88,19 +84,6 @@ def table(runs: list[Run], arguments: list[str]) -> str:
         f" ({start['mpi_library']}, Numba {start['versions']['numba']}).",
     ]
     return "\n".join(lines)
-
-
-def write_between_markers(path: Path, text: str) -> None:
-    """Replace what stands between the markers of a Markdown file.
-
-    Raises:
-        ValueError: if the file has no markers.
-    """
-    content = path.read_text()
-    pattern = re.compile(re.escape(MARKERS[0]) + ".*?" + re.escape(MARKERS[1]), re.DOTALL)
-    if not pattern.search(content):
-        raise ValueError(f"{path} has no line {MARKERS[0]}")
-    path.write_text(pattern.sub(lambda _: f"{MARKERS[0]}\n{text}\n{MARKERS[1]}", content))
 
 
 def main() -> None:
@@ -113,14 +96,12 @@ def main() -> None:
     parser.add_argument("trainer", nargs="*", help="arguments of ddp.train, after --")
     options = parser.parse_args()
     runs = measure([int(count) for count in options.ranks.split(",")], options.repeats, options.trainer)
-    RESULTS.mkdir(exist_ok=True)
     records = [{"ranks": run.ranks, "repeat": run.repeat, "start": run.start, "end": run.end} for run in runs]
-    text = json.dumps({"arguments": options.trainer, "runs": records}, indent=1)
-    (RESULTS / f"{options.name}.json").write_text(text + "\n")
+    save_results(RESULTS / f"{options.name}.json", {"arguments": options.trainer, "runs": records})
     rendered = table(runs, options.trainer)
     print(rendered)
     if options.write:
-        write_between_markers(options.write, rendered)
+        write_between_markers(options.write, "benchmarks.ranks", rendered)
 
 
 if __name__ == "__main__":

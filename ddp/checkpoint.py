@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
@@ -25,6 +26,9 @@ from ddp.kernels.types import Float32
 SUFFIX = ".safetensors"
 # What a resumed run may set anew; everything else decides which numbers are computed.
 FREE_SECTIONS = {"threads", "train", "comm", "checkpoint", "output"}
+
+
+StateDict = Mapping[str, npt.NDArray[Any]]
 
 
 class CheckpointError(ValueError):
@@ -38,16 +42,18 @@ class Checkpoint:
     step: int
     config: dict[str, Any]
     data_checksum: str
-    parameters: dict[str, Float32]
+    parameters: dict[str, npt.NDArray[Any]]
+    """The model's state dict: parameters, and the running statistics of batch normalisation."""
     optimizer: dict[str, dict[str, Float32]]
     """By buffer, then by parameter."""
 
 
-def parameters_sha256(state: Mapping[str, Float32]) -> str:
-    """SHA-256 of the parameters in state-dict order, as little-endian float32."""
+def parameters_sha256(state: StateDict) -> str:
+    """SHA-256 of the parameters in state-dict order, as little-endian float32 (of integers, int64)."""
     digest = hashlib.sha256()
     for tensor in state.values():
-        digest.update(np.ascontiguousarray(tensor, dtype="<f4").data)
+        dtype = "<i8" if np.issubdtype(tensor.dtype, np.integer) else "<f4"
+        digest.update(np.ascontiguousarray(tensor, dtype=dtype).data)
     return digest.hexdigest()
 
 
@@ -74,9 +80,16 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.close(directory)
 
 
-def save_model(path: Path, state: Mapping[str, Float32]) -> None:
-    """Write parameters alone, as `torch.nn.Module.load_state_dict` takes them."""
-    write_atomically(path, save(dict(state), {"parameters_sha256": parameters_sha256(state)}))
+def save_model(path: Path, state: StateDict, parameters: StateDict | None = None) -> None:
+    """Write a state dict alone, as `torch.nn.Module.load_state_dict` takes it.
+
+    Args:
+        path: the file.
+        state: parameters and buffers.
+        parameters: the parameters alone, of which the checksum in the metadata is; default: all of `state`.
+    """
+    digest = parameters_sha256(state if parameters is None else parameters)
+    write_atomically(path, save(dict(state), {"parameters_sha256": digest}))
 
 
 def checkpoint_path(directory: Path, step: int) -> Path:
@@ -107,7 +120,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         with safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}
-            tensors: dict[str, Float32] = {name: file.get_tensor(name) for name in file.keys()}
+            tensors: dict[str, npt.NDArray[Any]] = {name: file.get_tensor(name) for name in file.keys()}
         if metadata.get("sha256") != parameters_sha256(dict(sorted(tensors.items()))):
             raise ValueError("its checksum is wrong or missing")
         return _from_tensors(metadata, tensors)
@@ -116,7 +129,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"checkpoint {path}: cannot be used ({reason}); give another with --resume") from None
 
 
-def _from_tensors(metadata: Mapping[str, str], tensors: dict[str, Float32]) -> Checkpoint:
+def _from_tensors(metadata: Mapping[str, str], tensors: dict[str, npt.NDArray[Any]]) -> Checkpoint:
     step, config = int(metadata["step"]), json.loads(metadata["config"])
     if step < 0 or not isinstance(config, dict):
         raise ValueError("its step or its configuration is none")

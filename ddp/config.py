@@ -30,8 +30,9 @@ def _require(condition: bool, name: str, value: object, fix: str) -> None:
 class ModelConfig:
     """The network."""
 
-    name: Literal["polynomial", "mlp", "mnist_cnn"] = "mlp"
-    """polynomial: linear regression; mlp: softmax(W2 ReLU(W1 ReLU(W0 x))); mnist_cnn: 2 convolutions, 2 linear."""
+    name: Literal["polynomial", "mlp", "mnist_cnn", "vgg"] = "mlp"
+    """polynomial: linear regression; mlp: softmax(W2 ReLU(W1 ReLU(W0 x))); mnist_cnn: 2 convolutions, 2 linear; vgg:
+    8 or 13 convolutions with batch normalisation."""
     degree: int = 2
     """Degree of `polynomial`."""
     hidden: tuple[int, ...] = (512, 512)
@@ -39,10 +40,15 @@ class ModelConfig:
     bias: bool = False
     """Whether the layers of `mlp` add a bias; the slides' do not."""
     dropout: bool = True
-    """Whether `mnist_cnn` drops out activations in training (ratios 0.25 and 0.5)."""
+    """Whether `mnist_cnn` (ratios 0.25 and 0.5) and `vgg` of depth 16 (0.3, 0.4 and 0.5) drop out activations."""
+    depth: int = 11
+    """Depth of `vgg`: 11 (8 convolutions, 1 linear layer) or 16 (13 convolutions, 2 linear layers)."""
+    convolution: Literal["auto", "direct", "winograd"] = "auto"
+    """How 3x3 convolutions are computed; auto: by the fewer operations, layer by layer (docs/performance.md)."""
 
     def __post_init__(self) -> None:
         _require(0 <= self.degree <= 1000, "model.degree", self.degree, "use 0 to 1000")
+        _require(self.depth in (11, 16), "model.depth", self.depth, "use 11 or 16")
         fix = f"every width must be 1 to {LARGEST}"
         _require(all(1 <= width <= LARGEST for width in self.hidden), "model.hidden", list(self.hidden), fix)
 
@@ -51,8 +57,9 @@ class ModelConfig:
 class DataConfig:
     """The training and test data."""
 
-    name: Literal["digits", "mnist", "fashion_mnist", "synthetic", "polynomial"] = "digits"
-    """digits: embedded 8x8; mnist, fashion_mnist: IDX files; synthetic: generated images; polynomial: generated."""
+    name: Literal["digits", "mnist", "fashion_mnist", "cifar10", "synthetic", "polynomial"] = "digits"
+    """digits: embedded 8x8; mnist, fashion_mnist: IDX files; cifar10: its binary files; synthetic: generated images;
+    polynomial: generated."""
     root: str = ""
     """Directory of the data set's files; empty: search the usual places."""
     shape: tuple[int, int, int] = (1, 28, 28)
@@ -193,6 +200,8 @@ class OutputConfig:
     """Name of this run's directory; empty: <model>-<data>-<time>."""
     log_every: int = 10
     """Steps between `step` records in metrics.jsonl."""
+    profile: bool = False
+    """Whether to time every layer, and end with a table of time, operations, bytes and fraction of peak."""
 
     def __post_init__(self) -> None:
         _require(self.log_every >= 1, "output.log_every", self.log_every, "use 1 or more")

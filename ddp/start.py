@@ -26,6 +26,7 @@ def start_facts(world: World, trainer: Trainer) -> dict[str, Any]:
         "model": trainer.config.model.name,
         "data": trainer.dataset.name,
         "parameters": trainer.model.num_parameters,
+        "workspace_bytes": trainer.model.workspace_bytes(),
         "samples": {"train": len(trainer.dataset.train), "test": len(trainer.dataset.test)},
         "steps": trainer.total_steps,
     }

@@ -6,6 +6,7 @@ ranks, and all ranks apply the same update (slide "Stochastic Gradient Descent")
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from pathlib import Path
@@ -30,9 +31,10 @@ from ddp.data import Dataset, Sampler
 from ddp.evaluation import Evaluation, Evaluator
 from ddp.kernels import jit
 from ddp.kernels.peak import measure_peak_gflops
-from ddp.kernels.update import num_blocks, sum_of_squares
+from ddp.kernels.update import num_blocks, round_gradient
 from ddp.models import build_loss, build_model
 from ddp.nn import Draws
+from ddp.observe import profile
 from ddp.observe.metrics import MetricsLog
 from ddp.observe.progress import Progress
 from ddp.observe.timers import PHASES, PhaseTimers
@@ -67,11 +69,11 @@ class Trainer:
         self.loss.build(self.model.output_shape[0], capacity)
         self.buffer = dataset.train.make_buffer(capacity)
         self.optimizer = build_optimizer(config.optimizer, self.model)
-        slices = list(self.model.parameter_slices.values())
-        self.reducer = build_reducer(config.comm.reducer, world, self.model.gradient_sums, slices)
+        self.reducer = build_reducer(config.comm.reducer, world, self.model.sums, self.model.sum_slices)
         self.evaluator = Evaluator(world, dataset.test, capacity)
         self.data_checksum = world.once_on_node(dataset.checksum)
         self.timers = PhaseTimers()
+        self.profile: profile.Profile | None = None
         self.squares = np.empty(num_blocks(self.model.num_parameters))
         self.step, self.logged_step, self.evaluated_step = 0, 0, -1
         self.samples_done, self.samples_logged, self.train_s = 0, 0, 0.0
@@ -109,10 +111,11 @@ class Trainer:
         targets = np.zeros_like(self.buffer.targets[:1])
         # Of the steps' own kind, read-only: Numba compiles anew for a writable array.
         draws = Draws(self.config.seed, 0, self.sampler.global_batch(0, 0)[:1])
+        self.model.forward(inputs, training=False)
         self.loss.forward(self.model.forward(inputs, True, draws), targets)
         self.model.backward(self.loss.backward(), input_gradient=False)
         self.model.gradients.fill(0)
-        sum_of_squares(self.model.gradients, self.squares)
+        round_gradient(self.model.gradient_sums, self.model.gradients, self.squares)
         self.optimizer.warm_up()
         self.peak_gflops = measure_peak_gflops()
 
@@ -122,6 +125,8 @@ class Trainer:
         Raises:
             NonFiniteError: on all ranks, if a gradient is not finite and `train.on_nonfinite` is `stop`.
         """
+        if self.config.output.profile:
+            self.profile = profile.Profile(self.model.layers)
         self.timers.take()
         while self.step < self.total_steps:
             self.train_step()
@@ -146,19 +151,20 @@ class Trainer:
             indices = batch[mine.start : mine.stop]
             inputs, targets = self.dataset.train.gather(indices, self.buffer)
         with self.timers.phase("compute"):
-            outputs = self.model.forward(inputs, True, Draws(self.config.seed, self.step, indices))
-            self.loss_sum = self.loss.forward(outputs, targets)
             shards = self.sampler.rank_shards(len(batch), self.world.rank, self.world.size)
+            outputs = self.model.forward(inputs, True, Draws(self.config.seed, self.step, indices, shards))
+            self.loss_sum = self.loss.forward(outputs, targets)
             self.model.backward(self.loss.backward(), shards, input_gradient=False)
         with self.timers.phase("comm"):
             self.reducer.reduce()
         with self.timers.phase("update"):
-            with np.errstate(over="ignore"):  # an overflow becomes an infinity, which the next check finds
-                np.copyto(self.model.gradients, self.model.gradient_sums, casting="same_kind")
             scale = 1 / len(batch) if self.config.loss.reduction == "mean" else 1.0
             self.lr = self._learning_rate()
-            if self._is_gradient_finite(scale):
+            square_sum = round_gradient(self.model.gradient_sums, self.model.gradients, self.squares)
+            self.grad_norm = scale * math.sqrt(square_sum)
+            if self._is_gradient_finite():
                 self.optimizer.step(self.lr, scale)
+                self.model.update_statistics()
         self.step += 1
         self.batch_samples = len(batch)
         self.samples_done += len(batch)
@@ -202,9 +208,8 @@ class Trainer:
         steps = self.config.train.epochs * self.steps_per_epoch
         return learning_rate(self.config.schedule, self.config.optimizer.lr, self.step, steps, self.steps_per_epoch)
 
-    def _is_gradient_finite(self, scale: float) -> bool:
+    def _is_gradient_finite(self) -> bool:
         """Whether the global gradient is finite; ranks that reduced it agree, since all hold the same sum."""
-        self.grad_norm = scale * math.sqrt(sum_of_squares(self.model.gradients, self.squares))
         is_finite = math.isfinite(self.grad_norm)
         self._require_finite(is_finite, f"the gradient of step {self.step + 1}")
         return is_finite
@@ -276,10 +281,18 @@ class Trainer:
     def _epoch_of_last_step(self) -> int:
         return -(-self.step // self.steps_per_epoch)
 
+    def _report_profile(self, measured: profile.Profile) -> None:
+        rows = measured.rows(self.peak_gflops)
+        self.metrics.write("profile", passes=[dataclasses.asdict(row) for row in rows])
+        for line in profile.table(rows):
+            self.progress.message(line)
+
     def _finish(self) -> None:
-        state = self.model.state_dict()
+        parameters = self.model.parameter_dict()
         if self.run is not None:
-            save_model(self.run.model, state)
+            save_model(self.run.model, self.model.state_dict(), parameters)
+        if self.profile is not None:
+            self._report_profile(self.profile)
         samples_per_s = self.samples_done / self.train_s if self.train_s else 0.0
         gflops = samples_per_s * self.model.flops() / self.world.size / 1e9
         self.metrics.write(
@@ -292,5 +305,5 @@ class Trainer:
             gflops_per_rank=gflops,
             peak_gflops_per_rank=self.peak_gflops,
             fraction_of_peak=gflops / self.peak_gflops,
-            parameters_sha256=parameters_sha256(state),
+            parameters_sha256=parameters_sha256(parameters),
         )

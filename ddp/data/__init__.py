@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ddp.data.cifar10 import load_cifar10
 from ddp.data.dataset import Buffer, DataError, Dataset, Share, Split, unshared
 from ddp.data.digits import load_digits
 from ddp.data.mnist import load_mnist
@@ -36,6 +37,7 @@ LOADERS: dict[str, Loader] = {
     "digits": load_digits,
     "mnist": load_mnist,
     "fashion_mnist": load_mnist,
+    "cifar10": load_cifar10,
     "synthetic": load_synthetic,
     "polynomial": load_polynomial,
 }

@@ -64,14 +64,14 @@ class Split:
     Attributes:
         inputs: (N, C, H, W) uint8 or float32, or (N, 1) float32.
         targets: (N,) int64 labels, or (N, 1) float32 for regression.
-        scale: factor of the normalisation.
-        shift: added after scaling.
+        scale: factor of the normalisation, for all pixels or (C, 1, 1) for each channel.
+        shift: added after scaling; as scale.
     """
 
     inputs: Array
     targets: Array
-    scale: np.float32
-    shift: np.float32
+    scale: np.float32 | npt.NDArray[np.float32]
+    shift: np.float32 | npt.NDArray[np.float32]
 
     def __post_init__(self) -> None:
         """Check what every reader must deliver, and protect the arrays from writing."""

@@ -143,6 +143,43 @@ def max_pool2d_backward(dy: Float64, argmax: Int64, kernel_size: int, size: tupl
     return dx
 
 
+def batchnorm_forward(x: Float64, gamma: Float64, beta: Float64, eps: float) -> Float64:
+    """Ioffe and Szegedy (ICML 2015), Algorithm 1, on one shard: y = gamma (x - mean) / sqrt(var + eps) + beta.
+
+    x: (N, C), a row a sample or a pixel, gamma, beta: (C,) -> (N, C).
+    """
+    return batchnorm_inference(x, gamma, beta, x.mean(axis=0), x.var(axis=0), eps)
+
+
+def batchnorm_backward(x: Float64, dy: Float64, gamma: Float64, eps: float) -> tuple[Float64, Float64, Float64]:
+    """Ioffe and Szegedy (ICML 2015), section 3, on one shard, by the chain rule through variance and mean.
+
+    x, dy: (N, C), gamma: (C,) -> dx (N, C), dgamma (C,), dbeta (C,).
+    """
+    centred, variance = x - x.mean(axis=0), x.var(axis=0) + eps
+    d_normalised = dy * gamma
+    d_variance = np.sum(d_normalised * centred, axis=0) * -0.5 * variance**-1.5
+    d_mean = -np.sum(d_normalised, axis=0) / np.sqrt(variance) - 2 * d_variance * np.mean(centred, axis=0)
+    dx = d_normalised / np.sqrt(variance) + (2 * d_variance * centred + d_mean) / len(x)
+    return dx, np.sum(dy * centred, axis=0) / np.sqrt(variance), np.sum(dy, axis=0)
+
+
+def batchnorm_inference(
+    x: Float64, gamma: Float64, beta: Float64, mean: Float64, variance: Float64, eps: float
+) -> Float64:
+    """Ioffe and Szegedy (ICML 2015), Algorithm 2: the same with statistics that are given.
+
+    x: (N, C), gamma, beta, mean, variance: (C,) -> (N, C).
+    """
+    y: Float64 = gamma * (x - mean) / np.sqrt(variance + eps) + beta
+    return y
+
+
+def sum_shards(leaves: Float64) -> Float64:
+    """The sum over the shards: (S, C) -> (C,)."""
+    return _einsum("sc->c", leaves)
+
+
 def flatten_forward(x: Float64) -> Float64:
     """An image as one row in (C, H, W) order: (B, C, H, W) -> (B, C * H * W)."""
     B, C, H, W = x.shape

@@ -36,14 +36,15 @@ from numba import types
 from ddp.kernels.vector import (
     ACCUMULATE,
     BIT,
-    DOUBLE,
     INT64,
     RELU,
     UNIT,
     VECTOR,
     WITH_BIAS,
     Builder,
+    Epilogue,
     Value,
+    add_float64,
     element_pointer,
     first_lanes,
     fma,
@@ -51,8 +52,8 @@ from ddp.kernels.vector import (
     intrinsic,
     load,
     splat,
-    store,
     store_activation,
+    store_masked,
 )
 
 __all__ = [
@@ -160,28 +161,6 @@ def products(builder: Builder, operands: Operands, rows: int, masks: list[Value]
     return level(0)(operands.a, operands.b, zeros)
 
 
-# What is done with a finished element before it is stored; each is emitted for one vector of a row:
-# (builder, value, mask, pointers of the vector in c and in the extra array, flag) -> None.
-Epilogue = Callable[[Builder, Value, Value, Value, Value, Value], None]
-
-
-def _store_masked(builder: Builder, value: Value, mask: Value, c: Value, y: Value, flags: Value) -> None:
-    """Write c = value where flags is 0 or y > 0, else 0: the derivative of the ReLU that made y."""
-    zero = ir.Constant(VECTOR, None)
-    always = splat(builder, builder.icmp_signed("==", flags, integer(0)), mask.type)
-    wanted = builder.and_(mask, builder.not_(always))
-    active = builder.fcmp_ordered(">", load(builder, y, VECTOR, wanted), zero)
-    store(builder, builder.select(builder.or_(always, active), value, zero), c, mask)
-
-
-def _add_float64(builder: Builder, value: Value, mask: Value, c: Value, _: Value, flags: Value) -> None:
-    """Write c = (c if flags else 0) + value, in float64: how the gradients of shards are summed."""
-    vector = ir.VectorType(DOUBLE, UNIT.lanes)
-    kept = builder.and_(mask, splat(builder, builder.icmp_signed("!=", flags, integer(0)), mask.type))
-    total = builder.fadd(load(builder, c, vector, kept), builder.fpext(value, vector))
-    store(builder, total, c, mask)
-
-
 def _make_tile(epilogue: Epilogue) -> Any:
     """The tile that ends with an epilogue, as a function to call from kernels."""
 
@@ -254,5 +233,5 @@ def _make_tile(epilogue: Epilogue) -> Any:
 
 
 tile_activation = _make_tile(store_activation)
-tile_masked = _make_tile(_store_masked)
-tile_add_float64 = _make_tile(_add_float64)
+tile_masked = _make_tile(store_masked)
+tile_add_float64 = _make_tile(add_float64)

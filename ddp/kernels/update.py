@@ -12,7 +12,7 @@ import numpy as np
 from ddp.kernels.jit import kernel, prange
 from ddp.kernels.types import Float32, Float64
 
-__all__ = ["num_blocks", "sgd_update", "sum_of_squares"]
+__all__ = ["num_blocks", "round_gradient", "sgd_update"]
 
 BLOCK = 65536  # elements whose squares one thread adds; part of the result's definition
 
@@ -57,7 +57,7 @@ def sgd_update(
 
 
 def num_blocks(n: int) -> int:
-    """The length that `sum_of_squares` needs for its partial sums of n elements.
+    """The length that `round_gradient` needs for its partial sums of n elements.
 
     >>> [num_blocks(n) for n in (0, 1, 65536, 65537)]
     [0, 1, 1, 2]
@@ -66,27 +66,30 @@ def num_blocks(n: int) -> int:
 
 
 @kernel
-def _sums_of_squares(g: Float32, partial: Float64) -> None:
+def _round_and_square(sums: Float64, g: Float32, partial: Float64) -> None:
     for block in prange(partial.shape[0]):
         total = 0.0
         for n in range(block * BLOCK, min((block + 1) * BLOCK, g.shape[0])):
-            total += np.float64(g[n]) * np.float64(g[n])
+            rounded = np.float32(sums[n])
+            g[n] = rounded
+            total += np.float64(rounded) * np.float64(rounded)
         partial[block] = total
 
 
-def sum_of_squares(g: Float32, partial: Float64) -> float:
-    """The sum of g^2 in float64, the same for any number of threads.
+def round_gradient(sums: Float64, g: Float32, partial: Float64) -> float:
+    """Round the float64 sums of gradients to float32, and return the sum of squares of what comes out.
 
-    Each block of 65536 elements is summed in float64 in a fixed order. The blocks' sums are added
-    exactly and rounded once, so that it does not matter either how blocks are dealt to ranks.
+    One pass for both, with the same result for any number of threads: each block of 65536 elements is summed in
+    float64 in a fixed order, and the blocks' sums are added exactly and rounded once.
 
     Args:
-        g: (N,) float32.
-        partial: (num_blocks(N),) float64, overwritten with each block's sum.
+        sums: (N,) float64.
+        g: (N,) float32, overwritten; a sum beyond float32 becomes an infinity.
+        partial: (num_blocks(N),) float64, overwritten with each block's sum of squares.
 
     Returns:
-        The sum; 0 when N is 0, infinite or NaN when an element is.
+        The sum of g^2; 0 when N is 0, infinite or NaN when an element is.
     """
-    _sums_of_squares(g, partial)
+    _round_and_square(sums, g, partial)
     # Not a loop in the kernel: the compiler may add partial sums of such a loop in vector lanes.
     return math.fsum(partial)

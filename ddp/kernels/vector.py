@@ -124,6 +124,10 @@ def element_pointer(context: Any, builder: Builder, array_type: Any, array: Valu
     return builder.gep(context.make_array(array_type)(context, builder, array).data, [offset])
 
 
+# What is done with a finished element before it is stored; each is emitted for one vector of a row:
+# (builder, value, mask, pointers of the vector in c and in the extra array, flag) -> None.
+Epilogue = Callable[[Builder, Value, Value, Value, Value, Value], None]
+
 WITH_BIAS, RELU, ACCUMULATE = 1, 2, 4
 
 
@@ -140,3 +144,20 @@ def store_activation(builder: Builder, value: Value, mask: Value, c: Value, bias
     value = builder.fadd(value, load(builder, bias, value.type, lanes_if(builder, flags, WITH_BIAS, mask)))
     clipped = lanes_if(builder, flags, RELU, builder.fcmp_ordered("<=", value, zero))
     store(builder, builder.select(clipped, zero, value), c, mask)
+
+
+def store_masked(builder: Builder, value: Value, mask: Value, c: Value, y: Value, flags: Value) -> None:
+    """Write c = value where flags is 0 or y > 0, else 0: the derivative of the ReLU that made y."""
+    zero = ir.Constant(value.type, None)
+    always = splat(builder, builder.icmp_signed("==", flags, integer(0)), mask.type)
+    wanted = builder.and_(mask, builder.not_(always))
+    active = builder.fcmp_ordered(">", load(builder, y, value.type, wanted), zero)
+    store(builder, builder.select(builder.or_(always, active), value, zero), c, mask)
+
+
+def add_float64(builder: Builder, value: Value, mask: Value, c: Value, _: Value, flags: Value) -> None:
+    """Write c = (c if flags else 0) + value, in float64: how the gradients of shards are summed."""
+    vector = ir.VectorType(DOUBLE, value.type.count)
+    kept = builder.and_(mask, splat(builder, builder.icmp_signed("!=", flags, integer(0)), mask.type))
+    total = builder.fadd(load(builder, c, vector, kept), builder.fpext(value, vector))
+    store(builder, total, c, mask)

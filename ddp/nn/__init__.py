@@ -1,6 +1,7 @@
 """Layers, losses and the network that joins them; no ranks, no I/O."""
 
 from ddp.nn.activation import Dropout, ReLU
+from ddp.nn.batchnorm import BatchNorm, BatchNorm1d, BatchNorm2d
 from ddp.nn.conv2d import Conv2d
 from ddp.nn.flatten import Flatten
 from ddp.nn.layer import Draws, Layer
@@ -11,6 +12,9 @@ from ddp.nn.powers import Powers
 from ddp.nn.sequential import Sequential, StateDict
 
 __all__ = [
+    "BatchNorm",
+    "BatchNorm1d",
+    "BatchNorm2d",
     "Conv2d",
     "CrossEntropyLoss",
     "Draws",

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ddp.kernels import conv2d
+from ddp.kernels import conv2d, winograd
+from ddp.kernels.jit import get_num_threads
 from ddp.kernels.types import Float32, Int64
+from ddp.nn.convolution_method import METHODS, choose_patch
 from ddp.nn.layer import Draws, Layer, ParameterSpec, Shape, Tensor
 
 
@@ -18,9 +20,16 @@ class Conv2d(Layer):
     """
 
     can_fuse_relu = True
+    passes = ("forward", "backward_weight", "backward_input")
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, padding: int = 0, bias: bool = True
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        padding: int = 0,
+        bias: bool = True,
+        method: str = "auto",
     ) -> None:
         """Describe the layer.
 
@@ -30,10 +39,19 @@ class Conv2d(Layer):
             kernel_size: height and width of the kernel, in pixels.
             padding: zeros around the input image, in pixels.
             bias: whether a value per output channel is added.
+            method: `direct`, `winograd` (3x3 kernels), or `auto`: whichever is the cheaper by `convolution_method`.
+
+        Raises:
+            ValueError: if a size is below 1, if there is no such method, or not for that kernel.
         """
         if min(in_channels, out_channels, kernel_size) < 1 or padding < 0:
             sizes = f"{in_channels}, {out_channels}, {kernel_size}, padding={padding}"
             raise ValueError(f"Conv2d({sizes}): use at least 1 of each, and padding 0 or more")
+        if method not in METHODS:
+            raise ValueError(f"Conv2d has no method {method!r}: use one of {', '.join(METHODS)}")
+        if method == "winograd" and kernel_size != 3:
+            raise ValueError(f"Conv2d's method winograd needs kernel_size 3, got {kernel_size}: use direct or auto")
+        self.method = method
         self.in_channels, self.out_channels = in_channels, out_channels
         self.kernel_size, self.padding, self.has_bias = kernel_size, padding, bias
 
@@ -63,41 +81,70 @@ class Conv2d(Layer):
         return (height, width, self.out_channels)
 
     def build(self, input_shape: Shape, capacity: int, index: int) -> Shape:
-        """Make the workspaces: besides y and dx, x and dy with zeros around, and the turned weights."""
+        """Choose the method and make its workspaces, besides y and dx."""
         shape = super().build(input_shape, capacity, index)
-        k, (height, width, _) = self.kernel_size, input_shape
-        wide = (capacity, height + 2 * self.padding, width + 2 * self.padding, self.in_channels)
-        self.padded_x = np.empty(wide if self.padding else (0, *wide[1:]), np.float32)
-        self.padded_dy = np.empty((capacity, height + k - 1, width + k - 1, self.out_channels), np.float32)
+        k = self.kernel_size
         self.turned = np.empty((k, k, self.out_channels, self.in_channels), np.float32)
+        channels = self.in_channels, self.out_channels
+        self.patch = choose_patch(self.method, k, (shape[0], shape[1]), channels)
+        if self.patch:
+            self.winograd = winograd.Workspace(self.patch, *channels, get_num_threads())
+        else:
+            height, width, _ = input_shape
+            wide = (capacity, height + 2 * self.padding, width + 2 * self.padding, self.in_channels)
+            self.padded_x = np.empty(wide if self.padding else (0, *wide[1:]), np.float32)
+            self.padded_dy = np.empty((capacity, height + k - 1, width + k - 1, self.out_channels), np.float32)
         return shape
 
     def forward(self, x: Float32, training: bool, draws: Draws) -> Float32:
         """Compute y[oc, i, j] = b[oc] + sum w[oc, ic, i', j'] x[ic, i + i', j + j']."""
         self.x = self.surrounded_x = x
+        y = self.y[: len(x)]
+        if self.patch:
+            work = self.winograd
+            winograd.evaluate_weight(self.weight.value, work.weight)
+            winograd.winograd_forward(
+                x, self.padding, work.weight, self.b, self.applies_relu, work.inputs, work.outputs, y
+            )
+            return y
         if self.padding:
             self.surrounded_x = self.padded_x[: len(x)]
             conv2d.pad_image(x, self.padding, self.surrounded_x)
-        y = self.y[: len(x)]
         conv2d.conv2d_forward(self.surrounded_x, self.weight.value, self.b, self.applies_relu, y)
         return y
 
     def backward(self, dy: Float32, shards: Int64, input_gradient: bool) -> Float32:
         """Compute dw, db and dx."""
-        dx = self.dx[: len(dy)]
-        conv2d.conv2d_backward_weight(self.surrounded_x, dy, shards, self.weight.gradient)
+        self.backward_weight(dy, shards)
+        return self.backward_input(dy) if input_gradient else self.dx[: len(dy)]
+
+    def backward_weight(self, dy: Float32, shards: Int64) -> None:
+        """Compute dw and db."""
         if self.bias:
             conv2d.conv2d_backward_bias(dy, shards, self.bias.gradient)
-        if input_gradient:
+        if self.patch:
+            work, gradient = self.winograd, self.weight.gradient
+            blocks = work.chunk_inputs, work.chunk_outputs, work.chunk_products
+            winograd.winograd_backward_weight(self.x, self.padding, dy, shards, work.chunk, *blocks, gradient)
+        else:
+            conv2d.conv2d_backward_weight(self.surrounded_x, dy, shards, self.weight.gradient)
+
+    def backward_input(self, dy: Float32) -> Float32:
+        """Compute dx, and where asked to, its product with the derivative of the ReLU before."""
+        dx, mask = self.dx[: len(dy)], self.x if self.masks_input else self.x[:0]
+        conv2d.turn_weight(self.weight.value, self.turned)
+        if self.patch:
+            work = self.winograd
+            winograd.evaluate_weight(self.turned, work.turned_weight)
+            blocks = work.outputs, work.inputs  # the outputs' gradient is this pass's input
+            winograd.winograd_backward_input(dy, self.padding, work.turned_weight, mask, *blocks, dx)
+        else:
             surrounded_dy = self.padded_dy[: len(dy)]
             conv2d.pad_image(dy, self.kernel_size - 1 - self.padding, surrounded_dy)
-            conv2d.turn_weight(self.weight.value, self.turned)
-            mask = self.x if self.masks_input else self.x[:0]
             conv2d.conv2d_backward_input(surrounded_dy, self.turned, mask, dx)
         return dx
 
-    def flops(self) -> int:
-        """Three passes of 2 K K IC OC operations a pixel; the first layer's dx is not counted."""
+    def pass_flops(self) -> int:
+        """2 K K IC OC operations a pixel, by the direct method."""
         pixels = self.shape[0] * self.shape[1]
-        pass_flops = 2 * self.kernel_size**2 * self.in_channels * self.out_channels * pixels
-        return pass_flops * (2 if self.index == 0 else 3)
+        return 2 * self.kernel_size**2 * self.in_channels * self.out_channels * pixels

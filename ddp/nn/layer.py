@@ -14,11 +14,13 @@ import numpy as np
 from ddp.kernels.types import Float32, Float64, Int64
 
 Shape = tuple[int, ...]
+Buffers = dict[str, Float32 | Int64]
+"""What a layer keeps from step to step that no gradient changes, by name."""
 
 
 @dataclass(frozen=True)
 class Draws:
-    """The address of a step's random draws, so that they depend on no rank, thread or call order."""
+    """What a step is: the address of its random draws, so that they depend on no rank, and its logical shards."""
 
     seed: int
     """The run's key."""
@@ -26,6 +28,8 @@ class Draws:
     """The SGD step, counted from 0 over the whole run."""
     samples: Int64
     """(B,) the index in the training set of each sample of the batch."""
+    shards: Int64 | None = None
+    """(S + 1,) where each logical shard of the batch begins, and the end B; None: one shard."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,8 @@ class ParameterSpec:
     """The kernels' layout is the state dict's transposed by these axes."""
     fan_in: int
     """Inputs of one output; the initial values are uniform within 1/sqrt(fan_in)."""
+    initial: float | None = None
+    """The initial value of every element, where it is not drawn."""
 
     @property
     def kernel_shape(self) -> Shape:
@@ -70,14 +76,21 @@ class Layer:
     """A layer without parameters whose output has its input's shape; subclasses override what differs.
 
     Attributes:
+        is_first: the first layer of its network with parameters, whose dx training does not need.
         can_fuse_relu: whether the layer can apply the ReLU after it to its output, and the derivative of
             the ReLU before it to its dx, while they are still in registers. `Sequential` then sets
             `applies_relu` and `masks_input`, and tells the ReLU that its work is done.
+        passes: the methods that make up forward and backward, for the profile.
+        num_statistics: float64 numbers of a training step that are summed over all shards of all ranks, along
+            with the gradients, for `update_statistics`.
     """
 
     can_fuse_relu = False
     applies_relu = False
     masks_input = False
+    is_first = False
+    passes: tuple[str, ...] = ("forward", "backward")
+    num_statistics = 0
 
     def parameter_specs(self) -> tuple[ParameterSpec, ...]:
         """The parameters that this layer needs, in state-dict order."""
@@ -85,6 +98,16 @@ class Layer:
 
     def bind(self, tensors: Mapping[str, Tensor]) -> None:
         """Take the views of the flat buffers, by parameter name, in the kernels' layout."""
+
+    def buffers(self) -> Buffers:
+        """The arrays themselves of what is kept beside the parameters, in state-dict order."""
+        return {}
+
+    def bind_statistics(self, sums: Float64) -> None:
+        """Take the view (num_statistics,) that every training forward overwrites with the rank's sums."""
+
+    def update_statistics(self) -> None:
+        """Update the buffers from the statistics, which have been summed over all ranks."""
 
     def output_shape(self, input_shape: Shape) -> Shape:
         """The shape of one output sample, channels-last.
@@ -131,6 +154,14 @@ class Layer:
         """
         raise NotImplementedError
 
-    def flops(self) -> int:
-        """Multiplications and additions of forward and backward for one sample, by the direct method."""
+    def workspace_bytes(self) -> int:
+        """Bytes of the arrays that `build` has made: those in memory of their own."""
+        return sum(a.nbytes for a in vars(self).values() if isinstance(a, np.ndarray) and a.flags.owndata)
+
+    def pass_flops(self) -> int:
+        """Multiplications and additions of one of the `passes` for one sample, by the direct method."""
         return 0
+
+    def flops(self) -> int:
+        """Those of forward and backward together; the first layer's dx, which training skips, is not counted."""
+        return self.pass_flops() * (2 if self.is_first else 3)

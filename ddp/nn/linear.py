@@ -15,6 +15,7 @@ class Linear(Layer):
     """y = W x + b for every sample; the slides' form has no b."""
 
     can_fuse_relu = True
+    passes = ("forward", "backward_weight", "backward_input")
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
         """Describe the layer.
@@ -53,14 +54,21 @@ class Linear(Layer):
 
     def backward(self, dy: Float32, shards: Int64, input_gradient: bool) -> Float32:
         """Compute dW = dy (outer product) x, db = dy, dx = dy W."""
-        dx = self.dx[: len(dy)]
+        self.backward_weight(dy, shards)
+        return self.backward_input(dy) if input_gradient else self.dx[: len(dy)]
+
+    def backward_weight(self, dy: Float32, shards: Int64) -> None:
+        """Compute dW and db."""
         linear.linear_backward_weight(self.x, dy, shards, self.weight.gradient)
         if self.bias:
             linear.linear_backward_bias(dy, shards, self.bias.gradient)
-        if input_gradient:
-            linear.linear_backward_input(dy, self.weight.value, self.x if self.masks_input else self.x[:0], dx)
+
+    def backward_input(self, dy: Float32) -> Float32:
+        """Compute dx, and where asked to, its product with the derivative of the ReLU before."""
+        dx = self.dx[: len(dy)]
+        linear.linear_backward_input(dy, self.weight.value, self.x if self.masks_input else self.x[:0], dx)
         return dx
 
-    def flops(self) -> int:
-        """Three products of in x out; the first layer's dx, which training skips, is not counted."""
-        return 2 * self.in_features * self.out_features * (2 if self.index == 0 else 3)
+    def pass_flops(self) -> int:
+        """A product of in x out."""
+        return 2 * self.in_features * self.out_features

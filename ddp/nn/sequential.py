@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +12,11 @@ import numpy.typing as npt
 from ddp.kernels.types import Float32, Int64
 from ddp.nn.activation import ReLU
 from ddp.nn.flatten import Flatten, Unflatten
-from ddp.nn.layer import Draws, Layer, ParameterSpec, Shape, Tensor
+from ddp.nn.layer import Buffers, Draws, Layer, ParameterSpec, Shape, Tensor
 from ddp.rng import Purpose, uniform
 
-StateDict = dict[str, Float32]
+StateDict = dict[str, npt.NDArray[Any]]
+"""Arrays by name: float32, but for counters of batches, which are int64."""
 Number = TypeVar("Number", bound=np.floating)
 
 
@@ -24,9 +25,10 @@ class Sequential:
 
     Attributes:
         parameters: (num_parameters,) float32, all parameters; layers hold views of it.
-        gradient_sums: the same in float64: what backward computes, the sum of the shards' gradients.
+        sums: float64, what a step computes for the reducer: `gradient_sums`, then the layers' statistics.
+        gradient_sums: (num_parameters,) the part of it that backward computes, the sum of the shards' gradients.
         gradients: the same in float32: the global gradient, which the trainer puts there for the optimizer.
-        parameter_slices: where each parameter tensor lies in all three, by state-dict name.
+        parameter_slices: where each parameter tensor lies in all of them, by state-dict name.
     """
 
     def __init__(self, *layers: Layer, seed: int = 0) -> None:
@@ -42,6 +44,8 @@ class Sequential:
         if not layers or len({id(layer) for layer in layers}) < len(layers):
             raise ValueError("Sequential takes at least one layer, each of its own: a layer keeps what it computed")
         self.layers = layers
+        first = next((layer for layer in layers if layer.parameter_specs()), layers[0])
+        first.is_first = True
         specs = [(f"{i}.{s.name}", i, s) for i, layer in enumerate(layers) for s in layer.parameter_specs()]
         self.specs: dict[str, ParameterSpec] = {name: spec for name, _, spec in specs}
         self.parameter_slices: dict[str, slice] = {}
@@ -50,9 +54,12 @@ class Sequential:
             self.parameter_slices[name] = slice(end, end + spec.size)
             end += spec.size
         self.parameters, self.gradients = np.zeros(end, np.float32), np.zeros(end, np.float32)
-        self.gradient_sums = np.zeros(end, np.float64)
+        self.sums = np.zeros(end + sum(layer.num_statistics for layer in layers), np.float64)
+        self.gradient_sums = self.sums[:end]
         for i, layer in enumerate(layers):
             layer.bind({spec.name: self._tensor(name) for name, owner, spec in specs if owner == i})
+            layer.bind_statistics(self.sums[end : end + layer.num_statistics])
+            end += layer.num_statistics
         self.initialize(seed)
         self.input_shape: Shape | None = None
         self.capacity = 0
@@ -62,9 +69,18 @@ class Sequential:
         """Elements of all parameters."""
         return self.parameters.size
 
+    @property
+    def sum_slices(self) -> list[slice]:
+        """The parts of `sums`: each parameter's gradient, and the statistics, if there are any."""
+        statistics = slice(self.num_parameters, self.sums.size)
+        return [*self.parameter_slices.values(), *([statistics] if self.sums.size > self.num_parameters else [])]
+
     def initialize(self, seed: int) -> None:
         """Draw all parameters anew, uniform within 1/sqrt(fan_in), each a function of seed, tensor and element."""
         for number, (name, spec) in enumerate(self.specs.items()):
+            if spec.initial is not None:
+                self._set(name, np.full(spec.shape, spec.initial, np.float32))
+                continue
             draws = uniform(seed, Purpose.INITIALIZE, number, 0, [0], spec.size)[0]
             bound = np.float32(1 / np.sqrt(spec.fan_in))
             self._set(name, ((2 * draws - 1) * bound).reshape(spec.shape))
@@ -102,8 +118,9 @@ class Sequential:
 
         Args:
             x: float32, C-contiguous (copied if it is not); must stay as it is until `backward`.
-            training: whether dropout is active.
-            draws: the address of dropout's random numbers; default: seed 0, step 0, samples 0 to B - 1.
+            training: whether dropout is active, and batch normalisation by the batch's own statistics.
+            draws: the address of dropout's random numbers, and the logical shards over which batch normalisation
+                is done; default: seed 0, step 0, samples 0 to B - 1, one shard.
         """
         if x.dtype != np.float32 or not x.flags.c_contiguous:
             x = np.ascontiguousarray(x, np.float32)
@@ -111,6 +128,7 @@ class Sequential:
             self.build(x.shape[1:], max(len(x), 1))
         if draws is None:
             draws = Draws(0, 0, np.arange(len(x)))
+        self.shards = np.array([0, len(x)]) if draws.shards is None else draws.shards
         num_samples = len(x)
         if self.entry is not None:
             x = self.entry.forward(x.reshape(num_samples, *self.entry.input_shape), training, draws)
@@ -125,7 +143,7 @@ class Sequential:
 
         Args:
             dy: gradient of the loss by the output, of its shape.
-            shards: (S + 1,) where each logical shard of the batch begins, and its end; default: one shard.
+            shards: (S + 1,) where each logical shard of the batch begins, and its end; default: as forward's.
             input_gradient: whether the gradient by the input is wanted; if not, the result is undefined.
 
         Returns:
@@ -133,53 +151,75 @@ class Sequential:
         """
         assert self.input_shape is not None, "backward needs a forward before it"
         if shards is None:
-            shards = np.array([0, len(dy)])
+            shards = self.shards
         if self.exit is not None:
             dy = self.exit.backward(dy.reshape(len(dy), *self.exit.shape), shards, True)
-        for index in reversed(range(len(self.layers))):
-            dy = self.layers[index].backward(dy, shards, input_gradient or index > 0)
+        for layer in reversed(self.layers):
+            if layer.is_first and not input_gradient:
+                return layer.backward(dy, shards, False)
+            dy = layer.backward(dy, shards, True)
         if self.entry is not None:
-            dy = self.entry.backward(dy, shards, input_gradient)
+            dy = self.entry.backward(dy, shards, True)
         return dy.reshape(len(dy), *self.input_shape)
 
+    def update_statistics(self) -> None:
+        """Update the running statistics of batch normalisation from the last training forward's, once reduced."""
+        for layer in self.layers:
+            layer.update_statistics()
+
     def state_dict(self) -> StateDict:
-        """Copies of the parameters under PyTorch's names and in its shapes."""
+        """Copies of the parameters and buffers under PyTorch's names, in its shapes and order."""
+        state, parameters = {}, self.parameter_dict()
+        for index, layer in enumerate(self.layers):
+            for spec in layer.parameter_specs():
+                state[f"{index}.{spec.name}"] = parameters[f"{index}.{spec.name}"]
+            state |= {f"{index}.{name}": buffer.copy() for name, buffer in layer.buffers().items()}
+        return state
+
+    def parameter_dict(self) -> StateDict:
+        """Copies of the parameters alone: the state dict without the buffers of batch normalisation."""
         return self.to_state(self.parameters)
 
     def gradient_dict(self) -> StateDict:
         """Copies of the gradients under the parameters' names and in their shapes."""
         return self.to_state(self.gradient_sums.astype(np.float32))
 
-    def load_state_dict(self, state: Mapping[str, Float32]) -> None:
-        """Take parameters from a state dict.
+    def load_state_dict(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Take parameters and buffers from a state dict.
 
         Raises:
             ValueError: if a name is missing or unknown, or a shape differs; nothing is changed then.
         """
-        self.from_state(state, self.parameters)
+        buffers = self._buffers()
+        shapes = {name: spec.shape for name, spec in self.specs.items()}
+        _check_shapes(state, shapes | {name: buffer.shape for name, buffer in buffers.items()})
+        for name in self.specs:
+            self._set(name, state[name])
+        for name, buffer in buffers.items():
+            buffer[...] = state[name]
 
     def to_state(self, flat: Float32) -> StateDict:
         """Copies of the tensors of a buffer laid out like `parameters`, by state-dict name."""
         return {name: spec.to_state(self._view(flat, name)) for name, spec in self.specs.items()}
 
-    def from_state(self, state: Mapping[str, Float32], flat: Float32) -> None:
+    def from_state(self, state: Mapping[str, npt.NDArray[Any]], flat: Float32) -> None:
         """Write tensors into a buffer laid out like `parameters`; the inverse of `to_state`.
 
         Raises:
             ValueError: as `load_state_dict`.
         """
-        expected = {name: spec.shape for name, spec in self.specs.items()}
-        found = {name: np.shape(value) for name, value in state.items()}
-        if expected != found:
-            wrong = sorted(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))
-            name = wrong[0]
-            raise ValueError(f"state dict: {name} has shape {found.get(name)}, the model needs {expected.get(name)}")
+        _check_shapes(state, {name: spec.shape for name, spec in self.specs.items()})
         for name in self.specs:
             self._set(name, state[name], flat)
 
     def flops(self) -> int:
         """Floating-point operations of forward and backward for one sample, by the direct method."""
         return sum(layer.flops() for layer in self.layers)
+
+    def workspace_bytes(self) -> int:
+        """Bytes of all workspaces of the layers: proportional to the largest batch, but for turned weights."""
+        ends = [layer for layer in (self.entry, self.exit) if layer is not None]
+        return sum(layer.workspace_bytes() for layer in (*self.layers, *ends))
 
     def _fuse_relus(self) -> None:
         """Let the layers around each ReLU do its work, where they can, while the values are in registers."""
@@ -188,6 +228,11 @@ class Sequential:
                 layer.applies_relu = following.is_applied = True
             if isinstance(layer, ReLU) and following.can_fuse_relu:
                 following.masks_input = layer.is_masked = True
+
+    def _buffers(self) -> Buffers:
+        """The layers' buffers themselves, by state-dict name."""
+        layers = enumerate(self.layers)
+        return {f"{i}.{name}": buffer for i, layer in layers for name, buffer in layer.buffers().items()}
 
     def _set(self, name: str, value: Float32, flat: Float32 | None = None) -> None:
         view = self._view(self.parameters if flat is None else flat, name)
@@ -198,3 +243,10 @@ class Sequential:
 
     def _tensor(self, name: str) -> Tensor:
         return Tensor(self._view(self.parameters, name), self._view(self.gradient_sums, name))
+
+
+def _check_shapes(state: Mapping[str, npt.NDArray[Any]], expected: Mapping[str, Shape]) -> None:
+    found = {name: np.shape(value) for name, value in state.items()}
+    if expected != found:
+        name = min(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))
+        raise ValueError(f"state dict: {name} has shape {found.get(name)}, the model needs {expected.get(name)}")

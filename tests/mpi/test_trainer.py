@@ -56,11 +56,21 @@ POLYNOMIAL = replace(
     data=DataConfig(name="polynomial", coefficients=(1.0, -2.0, 3.0), samples=50),
     batch=BatchConfig(size=20, shards=8),
 )
+# Batch normalisation over shards of 1 and 2 samples; the last batch of an epoch has 3 samples for 5 shards.
+VGG = replace(
+    MLP,
+    model=ModelConfig(name="vgg"),
+    data=DataConfig(name="synthetic", shape=(1, 32, 32), samples=11, classes=4),
+    batch=BatchConfig(size=8, shards=5),
+    train=TrainConfig(epochs=2),
+)
 CASES = {
     "mlp": MLP,
     "mlp naive": replace(MLP, comm=CommConfig(reducer="naive")),
     "mnist_cnn with dropout": CNN,
     "polynomial": POLYNOMIAL,
+    "vgg": VGG,
+    "vgg naive": replace(VGG, comm=CommConfig(reducer="naive")),
     "one shard, so all ranks but one idle": replace(MLP, batch=BatchConfig(size=32, shards=1)),
     "shards that no number of ranks above 1 divides": replace(MLP, batch=BatchConfig(size=33, shards=7)),
 }
@@ -75,9 +85,12 @@ def build(config: Config, world: World) -> Trainer:
 
 
 def difference(trainer: Trainer, reference: Trainer) -> float:
-    """Relative, in the Euclidean norm over all parameters."""
-    a, b = trainer.model.parameters.astype(np.float64), reference.model.parameters.astype(np.float64)
-    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+    """Relative, in the Euclidean norm over all parameters, or over the buffers of batch normalisation if larger."""
+    pairs = [(trainer.model.parameters, reference.model.parameters)]
+    a, b = trainer.model.state_dict(), reference.model.state_dict()
+    assert a.keys() == b.keys()
+    pairs += [(a[name], b[name]) for name in a.keys() - trainer.model.specs.keys()]
+    return max(float(np.linalg.norm(x.astype(np.float64) - y) / np.linalg.norm(y.astype(np.float64))) for x, y in pairs)
 
 
 @pytest.mark.parametrize("config", CASES.values(), ids=CASES.keys())
@@ -100,7 +113,8 @@ def test_any_number_of_ranks_trains_as_one(config: Config, world: World, alone: 
 def test_all_ranks_hold_the_same_bits(config: Config, world: World) -> None:
     trainer = build(config, world)
     trainer.train()
-    assert len(set(world.comm.allgather(trainer.model.parameters.tobytes()))) == 1
+    state = b"".join(tensor.tobytes() for tensor in trainer.model.state_dict().values())
+    assert len(set(world.comm.allgather(state))) == 1
 
 
 def test_without_a_reduction_the_ranks_diverge(world: World) -> None:
@@ -127,7 +141,7 @@ def test_gradient_descent_is_that_of_the_textbook(world: World) -> None:
     np.testing.assert_allclose(trainer.model.parameters, w, rtol=1e-5)
 
 
-@pytest.mark.parametrize("config", [MLP, CNN], ids=["mlp", "mnist_cnn with dropout"])
+@pytest.mark.parametrize("config", [MLP, CNN, VGG], ids=["mlp", "mnist_cnn with dropout", "vgg"])
 def test_resume_on_any_number_of_ranks(config: Config, world: World, alone: World, mpi_tmp_path: Path) -> None:
     config = replace(
         config,

@@ -31,6 +31,14 @@ MLP = Config(
     output=OutputConfig(log_every=4, name="run"),
 )
 CNN = dataclasses.replace(MLP, model=ModelConfig(name="mnist_cnn"))
+# Batch normalisation, over shards of 1 and 2 samples.
+VGG = dataclasses.replace(
+    MLP,
+    model=ModelConfig(name="vgg"),
+    data=dataclasses.replace(DATA, shape=(1, 32, 32), samples=14),
+    batch=BatchConfig(size=8, shards=5),
+    train=TrainConfig(epochs=2),
+)
 
 
 def change(config: Config, section: str, **fields: Any) -> Config:
@@ -38,7 +46,8 @@ def change(config: Config, section: str, **fields: Any) -> Config:
 
 
 def bits(trainer: Trainer) -> bytes:
-    return trainer.model.parameters.tobytes() + b"".join(b.tobytes() for b in trainer.optimizer.state.values())
+    arrays = [*trainer.model.state_dict().values(), *trainer.optimizer.state.values()]
+    return b"".join(array.tobytes() for array in arrays)
 
 
 def records(run: RunDirectory, event: str) -> list[dict[str, Any]]:

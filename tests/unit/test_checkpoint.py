@@ -114,6 +114,16 @@ def test_parameters_sha256_is_of_little_endian_float32_in_state_dict_order() -> 
     assert parameters_sha256(dict(reversed(tensors.items()))) != expected
 
 
+def test_counters_keep_their_type_and_are_part_of_the_checksum(tmp_path: Path) -> None:
+    tensors = state() | {"8.num_batches_tracked": np.array(2**24 + 1, np.int64)}
+    path = tmp_path / "a.safetensors"
+    save_checkpoint(path, Checkpoint(1, {}, "data", tensors, {}))
+    counter = load_checkpoint(path).parameters["8.num_batches_tracked"]
+    assert (counter.shape, counter.dtype, counter) == ((), np.int64, 2**24 + 1)
+    other = tensors | {"8.num_batches_tracked": np.array(2**24, np.int64)}
+    assert parameters_sha256(other) != parameters_sha256(tensors)
+
+
 # --- Damage -----------------------------------------------------------------------------------------
 
 

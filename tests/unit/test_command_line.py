@@ -14,7 +14,7 @@ from ddp.config import Config, ConfigError, to_dict
 # What users' scripts rely on. Add here deliberately; remove or rename only with a changelog entry.
 OPTIONS = """
     --help --config --print-config --resume --seed --threads
-    --model.name --model.degree --model.hidden --model.bias --model.dropout
+    --model.name --model.degree --model.hidden --model.bias --model.dropout --model.depth --model.convolution
     --data.name --data.root --data.shape --data.samples --data.classes --data.coefficients --data.noise
     --batch.size --batch.shards
     --loss.reduction
@@ -23,7 +23,7 @@ OPTIONS = """
     --train.epochs --train.steps --train.evaluate_every --train.on_nonfinite
     --comm.reducer
     --checkpoint.every_steps --checkpoint.every_epochs --checkpoint.keep
-    --output.dir --output.name --output.log_every
+    --output.dir --output.name --output.log_every --output.profile
 """.split()
 
 
@@ -178,7 +178,10 @@ def test_ranges_are_checked_on_the_whole(toml: Any) -> None:
         (["--model.hidden", "5"], "model.hidden = 5: expected a list such as [1,2]; see --help"),
         (["--model.hidden", "[5,a]"], "model.hidden = [5,a]: expected a list such as [1,2]; see --help"),
         (["--data.shape", "[1,2]"], "data.shape = [1, 2]: expected a list of 3 elements; see --help"),
-        (["--model.name", "mpl"], "model.name = mpl: expected one of 'polynomial', 'mlp', 'mnist_cnn'; see --help"),
+        (
+            ["--model.name", "mpl"],
+            "model.name = mpl: expected one of 'polynomial', 'mlp', 'mnist_cnn', 'vgg'; see --help",
+        ),
         (["--batch.size"], "--batch.size: its value is missing; see --help"),
         (["--resume"], "--resume: its value is missing; see --help"),
         (["--batch.size", "0"], "batch.size = 0: a step needs at least 1 sample"),

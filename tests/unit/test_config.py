@@ -34,7 +34,7 @@ CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.toml"))
 CHANGED = Config(
     seed=2**64 - 1,
     threads=3,
-    model=ModelConfig(name="polynomial", degree=5, hidden=(), bias=True, dropout=False),
+    model=ModelConfig(name="polynomial", degree=5, hidden=(), bias=True, dropout=False, convolution="direct", depth=16),
     data=DataConfig(name="polynomial", root='a "quoted" \\ path', shape=(3, 1, 9), coefficients=(1e-9,), noise=0.0),
     batch=BatchConfig(size=7, shards=3),
     loss=module.LossConfig(reduction="sum"),
@@ -43,7 +43,7 @@ CHANGED = Config(
     train=TrainConfig(epochs=0, steps=12, evaluate_every=0, on_nonfinite="skip"),
     comm=module.CommConfig(reducer="naive"),
     checkpoint=CheckpointConfig(every_steps=4, every_epochs=0, keep=0),
-    output=OutputConfig(dir="elsewhere/", name="a-b.c", log_every=1),
+    output=OutputConfig(dir="elsewhere/", name="a-b.c", log_every=1, profile=True),
 )
 
 
@@ -80,6 +80,7 @@ RANGES = [
     (DataConfig, {"samples": 0}, "data.samples = 0: use 1 to 1000000000"),
     (DataConfig, {"classes": 1}, "data.classes = 1: use 2 to 1000000000"),
     (DataConfig, {"shape": (1, 0, 4)}, "data.shape = [1, 0, 4]: every size must be 1 to 1000000000"),
+    (ModelConfig, {"depth": 13}, "model.depth = 13: use 11 or 16"),
     (DataConfig, {"coefficients": ()}, "data.coefficients = []: give at least one coefficient, all finite"),
     (DataConfig, {"coefficients": (math.nan,)}, "data.coefficients = [nan]: give at least one coefficient, all finite"),
     (DataConfig, {"noise": -0.5}, "data.noise = -0.5: use a finite number, 0 or more"),
@@ -186,4 +187,4 @@ def test_every_file_in_configs_loads_and_says_how_to_run_it(path: Path) -> None:
 
 
 def test_there_are_files_in_configs() -> None:
-    assert {"mlp", "mnist_cnn", "polynomial_gd", "polynomial_sgd"} <= {path.stem for path in CONFIGS}
+    assert {"mlp", "mnist_cnn", "polynomial_gd", "polynomial_sgd", "vgg"} <= {path.stem for path in CONFIGS}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -71,6 +73,54 @@ def test_polynomial_is_the_polynomial_of_its_weights(degree: int) -> None:
     x = np.linspace(-1, 1, 11, dtype=np.float32)[:, None]
     expected = np.polynomial.polynomial.polyval(x.astype(np.float64), coefficients)
     np.testing.assert_allclose(model.forward(x, training=True), expected, atol=1e-6)
+
+
+def convolutions(*channels: int) -> int:
+    """Parameters of 3x3 convolutions without bias, each with the factors and offsets of its normalisation."""
+    return sum(9 * ic * oc + 2 * oc for ic, oc in itertools.pairwise(channels))
+
+
+VGG_11 = convolutions(3, 64, 128, 256, 256, 512, 512, 512, 512)
+VGG_16 = convolutions(3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
+
+
+@pytest.mark.parametrize(
+    ("depth", "size", "parameters"),
+    [
+        (11, (32, 32), VGG_11 + 512 * 10 + 10),
+        (11, (64, 37), VGG_11 + 1024 * 10 + 10),
+        (16, (32, 32), VGG_16 + 512 * 512 + 2 * 512 + 512 * 10),
+    ],
+)
+def test_vgg_has_the_parameters_counted_by_hand(depth: int, size: tuple[int, int], parameters: int) -> None:
+    model = build_model(ModelConfig(name="vgg", depth=depth), (3, *size), 10, seed=0)
+    assert model.num_parameters == parameters
+    assert model.forward(images(2, 3, *size), training=False).shape == (2, 10)
+    assert sum(isinstance(layer, nn.Conv2d) for layer in model.layers) == {11: 8, 16: 13}[depth]
+
+
+def test_flops_of_vgg_11_are_those_of_its_products() -> None:
+    model = build_model(ModelConfig(name="vgg"), (3, 32, 32), 10, seed=0)
+    model.build((3, 32, 32), 1)
+    channels, sizes = (3, 64, 128, 256, 256, 512, 512, 512, 512), (32, 16, 8, 8, 4, 4, 2, 2)
+    layers = [9 * ic * oc * size**2 for (ic, oc), size in zip(itertools.pairwise(channels), sizes, strict=True)]
+    assert model.flops() == 2 * (3 * (sum(layers) + 512 * 10) - layers[0])
+
+
+@pytest.mark.parametrize(("dropout", "ratios"), [(False, [0.0] * 10), (True, [0.3, *[0.4] * 7, 0.5, 0.5])])
+def test_vgg_16_is_the_network_of_20vgg(dropout: bool, ratios: list[float]) -> None:
+    model = build_model(ModelConfig(name="vgg", depth=16, dropout=dropout), (3, 32, 32), 10, seed=0)
+    assert [layer.p for layer in model.layers if isinstance(layer, nn.Dropout)] == ratios
+    assert {layer.eps for layer in model.layers if isinstance(layer, nn.BatchNorm)} == {2e-5}
+    assert not any(layer.has_bias for layer in model.layers if isinstance(layer, nn.Conv2d | nn.Linear))
+    tail = [type(layer).__name__ for layer in model.layers[-8:]]
+    assert tail == ["MaxPool2d", "Flatten", "Dropout", "Linear", "BatchNorm1d", "ReLU", "Dropout", "Linear"]
+
+
+@pytest.mark.parametrize("size", [(31, 32), (32, 8)])
+def test_vgg_refuses_images_that_are_too_small(size: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match=rf"vgg needs images of at least 32x32 pixels, got {size[0]}x{size[1]}"):
+        build_model(ModelConfig(name="vgg"), (3, *size), 10, seed=0)
 
 
 @pytest.mark.parametrize("shape", [(1, 5, 28), (1, 28, 5), (3, 1, 1)])

@@ -11,7 +11,7 @@ import pytest
 from ddp.checkpoint import CheckpointError, find_checkpoints
 from ddp.config import CheckpointConfig, Config, ScheduleConfig
 from ddp.run_directory import RunDirectory
-from tests.unit.runs import CNN, MLP, Make, OpenRun, bits, change, records
+from tests.unit.runs import CNN, MLP, VGG, Make, OpenRun, bits, change, records
 
 if TYPE_CHECKING:
     from ddp.trainer import Trainer
@@ -41,6 +41,15 @@ def test_an_interrupted_run_ends_with_the_same_bits(
     resumed = interrupted(config, at, make_trainer, open_run, tmp_path)
     assert resumed.step == straight.step == 18
     assert bits(resumed) == bits(straight)
+    assert resumed.evaluation == straight.evaluation
+
+
+def test_running_statistics_are_resumed(make_trainer: Make, open_run: OpenRun, tmp_path: Path) -> None:
+    straight = make_trainer(VGG)
+    straight.train()
+    resumed = interrupted(VGG, 3, make_trainer, open_run, tmp_path)
+    assert bits(resumed) == bits(straight)
+    assert resumed.model.state_dict()["1.num_batches_tracked"] == resumed.step == 4
     assert resumed.evaluation == straight.evaluation
 
 

@@ -31,7 +31,7 @@ from ddp.config import (
     TrainConfig,
 )
 from ddp.kernels import jit, reference
-from tests.unit.runs import CNN, DATA, MLP, Make, OpenRun, bits, change, records
+from tests.unit.runs import CNN, DATA, MLP, VGG, Make, OpenRun, bits, change, records
 
 if TYPE_CHECKING:
     from ddp.trainer import Trainer
@@ -212,6 +212,19 @@ def test_the_records_of_a_run(make_trainer: Make, open_run: OpenRun, tmp_path: P
     assert end["parameters_sha256"] == hashlib.sha256(content).hexdigest()
 
 
+def test_the_files_of_a_run_with_batch_normalisation(make_trainer: Make, open_run: OpenRun, tmp_path: Path) -> None:
+    trainer = make_trainer(change(VGG, "train", epochs=1))
+    run = open_run(trainer, tmp_path)
+    trainer.train()
+    tensors = load_file(run.model)
+    assert {name: (tensor.dtype, tensor.tobytes()) for name, tensor in tensors.items()} == {
+        name: (tensor.dtype, tensor.tobytes()) for name, tensor in trainer.model.state_dict().items()
+    }
+    assert tensors["1.num_batches_tracked"] == trainer.step == 2
+    content = b"".join(trainer.model.state_dict()[name].astype("<f4").tobytes() for name in trainer.model.specs)
+    assert records(run, "end")[0]["parameters_sha256"] == hashlib.sha256(content).hexdigest()
+
+
 def test_the_start_record_says_where_with_what_and_how_large(make_trainer: Make, world: Any) -> None:
     from ddp.start import start_facts, start_text
 
@@ -234,8 +247,9 @@ def test_the_start_record_says_where_with_what_and_how_large(make_trainer: Make,
 # --- Limits -----------------------------------------------------------------------------------------
 
 
-def test_warm_up_leaves_everything_as_it_is(make_trainer: Make) -> None:
-    warm, cold = make_trainer(CNN), make_trainer(CNN)
+@pytest.mark.parametrize("config", [CNN, VGG], ids=["mnist_cnn", "vgg"])
+def test_warm_up_leaves_everything_as_it_is(config: Config, make_trainer: Make) -> None:
+    warm, cold = make_trainer(config), make_trainer(config)
     before = bits(warm)
     warm.warm_up()
     assert (bits(warm), warm.step) == (before, 0)

@@ -9,6 +9,8 @@ as NaN, so an element left unwritten, or added to, fails.
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 
 from ddp import rng
 from ddp.kernels import (
+    batchnorm,
     conv2d,
     dropout,
     flatten,
@@ -153,6 +156,76 @@ def relu_case(draw):
     return [(y, expected, 0), (dx, reference.relu_backward(expected, *f64(dy)), 0)]
 
 
+def batchnorm_case(draw):
+    N, C = draw(st.sampled_from([0, 1, 2, 5, 40])), draw(st.sampled_from([1, 3, 17, 128, 131]))
+    values, centre, eps = Values(draw(SEEDS)), draw(st.sampled_from([0, -30])), 1e-5
+    x, dy, gamma, beta = values(N, C) + np.float32(centre), values(N, C), values(C), values(C)
+    shards, is_relu, is_masked = draw_shards(draw, N), draw(st.booleans()), draw(st.booleans())
+    S = len(shards) - 1
+    y, dx, inv_std = out(N, C), out(N, C), out(S, C)
+    mean, variance, dgamma, dbeta = (out(S, C, dtype=np.float64) for _ in range(4))
+    batchnorm.batchnorm_forward(x, shards, gamma, beta, eps, is_relu, y, mean, variance, inv_std)
+    batchnorm.batchnorm_backward(x, dy, shards, gamma, mean, inv_std, is_masked, dx, dgamma, dbeta)
+    results = []
+    for shard, (first, end) in enumerate(itertools.pairwise(shards)):
+        if first == end:
+            results += [(a[shard], np.zeros(C), 0) for a in (mean, variance, dgamma, dbeta)]
+            continue
+        arrays = x[first:end], dy[first:end], gamma, beta
+        expected, bounds = batchnorm_of_a_shard(*f64(*arrays), eps, is_relu, is_masked)
+        found = y[first:end], mean[shard], variance[shard], inv_std[shard], dgamma[shard], dbeta[shard], dx[first:end]
+        results += zip(found, expected, bounds, strict=True)
+    total = out(C, dtype=np.float64)
+    batchnorm.sum_shards(dgamma, total)
+    return [*results, (total, reference.sum_shards(dgamma), S * 2.0**-53 * np.abs(dgamma).sum(axis=0))]
+
+
+def batchnorm_of_a_shard(x, dy, gamma, beta, eps, is_relu, is_masked):
+    """What the reference gives for one shard, and bounds on the kernels' errors."""
+    n, mean, factor = len(x), x.mean(axis=0), 1 / np.sqrt(x.var(axis=0) + eps)
+    unbiased = x.var(axis=0, ddof=1) if n > 1 else np.zeros(x.shape[1])
+    y = reference.batchnorm_forward(x, gamma, beta, eps)
+    dx, dgamma, dbeta = reference.batchnorm_backward(x, dy, gamma, eps)
+    x_hat = np.abs(x - mean) * factor
+    # x^ carries the roundings of the mean, which is of x's size, of the difference, inverse deviation and product.
+    error = 4 * U * (x_hat + np.abs(mean) * factor)
+    sums = np.abs(dy).sum(axis=0)
+    dgamma_error = 2 * U * np.abs(dgamma) + (np.abs(dy) * error).sum(axis=0)
+    terms = np.abs(dy) + sums / n + x_hat * np.abs(dgamma) / n
+    uncertain = error * np.abs(dgamma) / n + (x_hat + error) * dgamma_error / n
+    expected = (
+        reference.relu_forward(y) if is_relu else y,
+        mean,
+        unbiased,
+        factor,
+        dgamma,
+        dbeta,
+        reference.relu_backward(x, dx) if is_masked else dx,
+    )
+    bounds = (
+        np.abs(gamma) * error + 3 * U * (np.abs(gamma) * x_hat + np.abs(beta)),
+        U * np.abs(mean) + 1e-14,
+        2 * U * unbiased + 1e-11,
+        2 * U * factor,
+        dgamma_error + 1e-11 * sums,
+        2 * U * np.abs(dbeta) + 1e-14 * sums,
+        np.abs(gamma) * factor * (8 * U * terms + uncertain),
+    )
+    return expected, bounds
+
+
+def batchnorm_inference_case(draw):
+    N, C, values = draw(BATCHES), draw(st.sampled_from([1, 3, 17, 131])), Values(draw(SEEDS))
+    x, gamma, beta, mean, variance = values(N, C), values(C), values(C), values(C), np.abs(values(C))
+    is_relu, y = draw(st.booleans()), out(N, C)
+    inv_std = (1 / np.sqrt(variance.astype(np.float64) + 1e-5)).astype(np.float32)
+    batchnorm.batchnorm_inference(x, gamma, beta, mean, inv_std, is_relu, y)
+    arguments = f64(x, gamma, beta, mean, variance)
+    expected = reference.batchnorm_inference(*arguments, 1e-5)
+    magnitude = np.abs(gamma) * np.abs(x - mean) * inv_std + np.abs(beta)
+    return [(y, reference.relu_forward(expected) if is_relu else expected, 5 * U * magnitude)]
+
+
 def dropout_case(draw):
     B, F, values = draw(BATCHES), draw(SIZES), Values(draw(SEEDS))
     seed, step, stream = draw(st.integers(0, 2**64 - 1)), draw(SEEDS), draw(st.integers(0, 2**16 - 1))
@@ -269,6 +342,8 @@ COMPARISONS = {
         linear_case,
         conv2d_case,
         relu_case,
+        batchnorm_case,
+        batchnorm_inference_case,
         dropout_case,
         pool_case,
         flatten_case,
@@ -292,10 +367,12 @@ def test_kernel_equals_reference(name, data):
 
 
 @pytest.mark.parametrize("n", [0, 1, 65535, 65536, 65537, 200_001])
-def test_sum_of_squares_equals_reference(n):
+def test_round_gradient_equals_reference(n):
     g = Values(n)(n)
     partial = np.full(update.num_blocks(n), np.nan)
-    total = update.sum_of_squares(g, partial)
+    sums, rounded = g.astype(np.float64) * (1 + 2.0**-26), np.full_like(g, np.nan)
+    total = update.round_gradient(sums, rounded, partial)
+    assert np.array_equal(rounded, g)  # 2**-26 of itself is less than half a unit in the last place
     # n roundings of 2**-53 in float64, each of at most the total.
     assert total == pytest.approx(reference.sum_of_squares(g.astype(np.float64)), rel=n * 2.0**-52, abs=0)
     blocks = [np.sum(g[first : first + 65536].astype(np.float64) ** 2) for first in range(0, n, 65536)]

@@ -18,7 +18,20 @@ import numpy as np
 import pytest
 from numba.core.runtime import _nrt_python, rtsys
 
-from ddp.kernels import conv2d, dropout, flatten, linear, pool, powers, relu, softmax, squared_error, update
+from ddp.kernels import (
+    batchnorm,
+    conv2d,
+    dropout,
+    flatten,
+    linear,
+    pool,
+    powers,
+    relu,
+    softmax,
+    squared_error,
+    update,
+    winograd,
+)
 from ddp.kernels.jit import set_num_threads
 
 GENERATOR = np.random.default_rng(0)
@@ -31,8 +44,21 @@ def f(*shape):
     return GENERATOR.standard_normal(shape).astype(np.float32)
 
 
+def d(*shape):
+    return f(*shape).astype(np.float64)
+
+
 def labels():
     return GENERATOR.integers(0, 10, BATCH)
+
+
+def points(*sizes):
+    return f(*winograd.make_points(*sizes).shape)
+
+
+def blocks(m, *channels):
+    """Workspaces of five patches for three workers."""
+    return [f(*winograd.make_block(m, size, 5, 3).shape) for size in channels]
 
 
 # Shapes other than the batch differ from 7 and 10007. Kernels of the first table act on each index of
@@ -45,7 +71,23 @@ BY_SAMPLE = [
         conv2d.conv2d_backward_input,
         lambda: (f(BATCH, 11, 19, 18), f(3, 3, 18, 5), f(BATCH, 9, 17, 5), f(BATCH, 9, 17, 5)),
     ),
+    (
+        winograd.winograd_forward,
+        lambda: (f(BATCH, 9, 11, 3), 1, points(4, 3, 18), f(18), True, *blocks(4, 3, 18), f(BATCH, 9, 11, 18)),
+    ),
+    (
+        winograd.winograd_backward_input,
+        lambda: (
+            f(BATCH, 9, 11, 3),
+            0,
+            points(2, 3, 18),
+            f(BATCH, 11, 13, 18),
+            *blocks(2, 3, 18),
+            f(BATCH, 11, 13, 18),
+        ),
+    ),
     (conv2d.pad_image, lambda: (f(BATCH, 9, 8, 5), 2, f(BATCH, 13, 12, 5))),
+    (batchnorm.batchnorm_inference, lambda: (f(BATCH, 18), f(18), f(18), f(18), f(18), True, f(BATCH, 18))),
     (relu.relu_forward, lambda: (f(NUMBERS), f(NUMBERS))),
     (relu.relu_backward, lambda: (f(NUMBERS), f(NUMBERS), f(NUMBERS))),
     (
@@ -85,10 +127,39 @@ OVER_SAMPLES = [
         conv2d.conv2d_backward_weight,
         lambda: (f(BATCH, 11, 10, 5), f(BATCH, 9, 8, 18), SHARDS, np.zeros((3, 3, 5, 18))),
     ),
+    (
+        winograd.winograd_backward_weight,
+        lambda: (
+            f(BATCH, 9, 11, 20),
+            1,
+            f(BATCH, 9, 11, 50),
+            SHARDS,
+            (16, 16),
+            *blocks(4, 16, 16),
+            *blocks(4, 16 * 16)[:1],
+            np.zeros((3, 3, 20, 50)),
+        ),
+    ),
+    (winograd.evaluate_weight, lambda: (f(3, 3, 5, 18), points(4, 5, 18))),
     (conv2d.turn_weight, lambda: (f(3, 3, 5, 18), f(3, 3, 18, 5))),
-    (update._sums_of_squares, lambda: (f(200_001), np.zeros(4))),
+    (update._round_and_square, lambda: (f(200_001).astype(np.float64), f(200_001), np.zeros(4))),
 ]
-KERNELS = [pytest.param(*call, id=call[0].__name__) for call in BY_SAMPLE + OVER_SAMPLES]
+# These act on each shard by itself: arrays of two axes have a row for each sample or for each of the 4 shards.
+BY_SHARD = [
+    (
+        batchnorm.batchnorm_forward,
+        lambda: (f(BATCH, 131), SHARDS, f(131), f(131), 1e-5, True, f(BATCH, 131), d(4, 131), d(4, 131), f(4, 131)),
+    ),
+    (
+        batchnorm.batchnorm_backward,
+        lambda: (
+            f(BATCH, 131), f(BATCH, 131), SHARDS, f(131), d(4, 131), f(4, 131), True,
+            f(BATCH, 131), d(4, 131), d(4, 131),
+        ),
+    ),
+]  # fmt: skip
+CALLS = [*BY_SAMPLE, *OVER_SAMPLES, *BY_SHARD, (batchnorm.sum_shards, lambda: (d(4, 131), d(131)))]
+KERNELS = [pytest.param(*call, id=call[0].__name__) for call in CALLS]
 
 
 def copies(arguments):
@@ -100,7 +171,7 @@ def digest(arguments):
 
 
 def print_digests():
-    for kernel, make in BY_SAMPLE + OVER_SAMPLES:
+    for kernel, make in CALLS:
         original = make()
         for threads in 1, 2, 3:
             set_num_threads(threads)
@@ -146,12 +217,30 @@ def test_a_shard_gives_the_same_bits_wherever_it_is_computed(kernel, make):
     total = np.zeros_like(together)
     for first, last in itertools.pairwise(SHARDS):
         alone = [np.array([0, last - first]) if a is SHARDS else a for a in inputs]
-        alone = [a[first:last].copy() if np.ndim(a) > 1 else a for a in alone]
+        alone = [a[first:last].copy() if np.ndim(a) > 1 and len(a) == BATCH else a for a in alone]
         part = np.full_like(together, np.nan)
         kernel(*alone, part)
         assert np.array_equal(part, part.astype(np.float32))
         total += part
     assert total.tobytes() == together.tobytes()
+
+
+@pytest.mark.parametrize(("kernel", "make"), BY_SHARD)
+def test_a_shard_is_normalised_alike_wherever_it_is_computed(kernel, make):
+    """All shards in one sweep, and each by itself: activations, statistics and leaf gradients have the same bits."""
+    original = make()
+    together, num_shards = copies(original), len(SHARDS) - 1
+    kernel(*together)
+    for shard, (first, last) in enumerate(itertools.pairwise(SHARDS)):
+        own = {BATCH: slice(first, last), num_shards: slice(shard, shard + 1)}
+        alone = [a[own[len(a)]].copy() if np.ndim(a) == 2 else a for a in original]
+        alone = [np.array([0, last - first]) if a is SHARDS else a for a in alone]
+        kernel(*alone)
+        for whole, part in zip(together, alone, strict=True):
+            if np.ndim(part) == 2:
+                assert whole[own[len(whole)]].tobytes() == part.tobytes()
+    leaves = together[-2:] if kernel is batchnorm.batchnorm_backward else together[-3:]
+    assert all(np.array_equal(leaf, leaf.astype(np.float32)) for leaf in leaves)
 
 
 @pytest.mark.parametrize(("kernel", "make"), KERNELS)

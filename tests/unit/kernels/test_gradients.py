@@ -66,6 +66,15 @@ def relu(generator):
     return (away_from_zero(generator, 30),), reference.relu_forward, backward
 
 
+def batchnorm(generator):
+    def backward(inputs, dy):
+        x, gamma, _ = inputs
+        return reference.batchnorm_backward(x, dy, gamma, 1e-3)
+
+    inputs = normal(generator, 7, 3), normal(generator, 3), normal(generator, 3)
+    return inputs, lambda x, gamma, beta: reference.batchnorm_forward(x, gamma, beta, 1e-3), backward
+
+
 def dropout(generator):
     mask = generator.integers(0, 2, (4, 6)).astype(np.float64)
     return (
@@ -137,6 +146,7 @@ FUNCTIONS = {
     "conv2d same": conv2d(5, 2),
     "conv2d even": conv2d(2, 3),
     "relu": relu,
+    "batchnorm": batchnorm,
     "dropout": dropout,
     "max_pool2d": max_pool2d,
     "flatten": flatten,

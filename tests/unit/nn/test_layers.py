@@ -87,7 +87,7 @@ def test_conv2d(
 ) -> None:
     (batch, ic, oc), (k, padding) = sizes, kernel
     height, width = (max(1, k - 2 * padding) + extra for extra in more)
-    model = nn.Sequential(nn.Conv2d(ic, oc, k, padding, bias), seed=seed)
+    model = nn.Sequential(nn.Conv2d(ic, oc, k, padding, bias, "direct"), seed=seed)
     x = random(seed, batch, ic, height, width)
     dy, y, dx, gradients = passes(model, x, seed + 1)
     oh, ow = height + 2 * padding - k + 1, width + 2 * padding - k + 1
@@ -109,6 +109,36 @@ def test_conv2d(
     assert list(gradients) == (["0.weight", "0.bias"] if bias else ["0.weight"])
     for a, e, m, n in zip(found, expected, magnitude, (ic * k * k + 1, oc * k * k, pixels, pixels), strict=False):
         assert_close(a, e, n, m)
+
+
+@pytest.mark.parametrize("image", [(12, 13), (2, 3), (3, 2)])  # 4x4 outputs of a patch, and 2x2
+@pytest.mark.parametrize("padding", [1, 2])
+@pytest.mark.parametrize("bias", [True, False])
+def test_conv2d_by_winograd_is_conv2d(image: tuple[int, int], padding: int, bias: bool) -> None:
+    """With the ReLUs around it, whose work it does; the rounding itself is bounded in kernels/test_winograd.py."""
+    x, results = random(1, 5, 17, *image), {}
+    for method in "direct", "winograd":
+        layers = nn.Conv2d(17, 9, 1), nn.ReLU(), nn.Conv2d(9, 33, 3, padding, bias, method), nn.ReLU()
+        model = nn.Sequential(*layers, nn.Conv2d(33, 2, 1), seed=2)
+        _, y, dx, gradients = passes(model, x, 3)
+        results[method] = [y, dx, *gradients.values()]
+        assert (layers[2].patch > 0) == (method == "winograd")
+    for direct, by_winograd in zip(*results.values(), strict=True):
+        assert np.abs(direct - by_winograd).max() <= 1e-5 * np.abs(direct).max()
+    assert any(not np.array_equal(*pair) for pair in zip(*results.values(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((3, "fft"), "Conv2d has no method 'fft': use one of auto, direct, winograd"),
+        ((5, "winograd"), "Conv2d's method winograd needs kernel_size 3, got 5: use direct or auto"),
+    ],
+)
+def test_conv2d_says_which_methods_there_are(arguments: tuple[int, str], message: str) -> None:
+    kernel_size, method = arguments
+    with pytest.raises(ValueError, match="^" + message + "$"):
+        nn.Conv2d(1, 1, kernel_size, method=method)
 
 
 @given(st.sampled_from([(3, 7), (1, 1), (2, 3, 4, 5), (3, 1, 2, 2)]), SEEDS)

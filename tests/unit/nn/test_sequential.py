@@ -302,6 +302,20 @@ def test_flops_count_three_passes_but_for_the_first_layers_input_gradient() -> N
     assert model.flops() == 2 * sum(multiply_adds.values())
 
 
+def test_workspaces_are_proportional_to_the_batch() -> None:
+    sizes = []
+    for capacity in (0, 10, 20, 50):
+        model = small_cnn()
+        model.build((2, 5, 7), capacity)
+        sizes.append(model.workspace_bytes())
+    fixed, ten, *_ = sizes
+    assert [size - fixed for size in sizes] == [0, ten - fixed, 2 * (ten - fixed), 5 * (ten - fixed)]
+    outputs = 4 * (6 * 35 + 6 * 35 + 5 * 24)  # of the convolutions and a ReLU, float32
+    assert ten - fixed > 10 * outputs
+    model.forward(random(0, 50, 2, 5, 7), training=True)
+    assert model.workspace_bytes() == sizes[-1]
+
+
 def test_parameters_of_a_network_do_not_overlap() -> None:
     slices = list(small_cnn().parameter_slices.values())
     assert slices[0].start == 0

@@ -1,0 +1,271 @@
+"""Whole training steps side by side: this trainer, PyTorch and JAX.
+
+    pip install -e '.[peers]'
+    python -m benchmarks.peers --repeats 7 --write docs/performance.md
+    python -m benchmarks.peers --render --write README.md            # the table of the last results again
+
+A step gathers a random batch of 64 float32 samples, computes the loss and all gradients, and updates by SGD
+with momentum. Every contestant lives in processes of its own, which sleep while another is measured: A B C
+A B C, each for the same time. So drift of a shared machine meets all of them, and ratios are taken between
+neighbours. One core: the process may run on one core only. What is not installed is reported as missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.contestants.task import Task
+from benchmarks.networks import NETWORKS, Network
+from benchmarks.report import RESULTS, save_results, spread, write_between_markers
+from launch.discovery import find_mpirun, flavour_of, query_library
+from launch.environment import rank_environment
+from launch.flavours import build_command
+from launch.placement import make_plan
+
+OURS = "this trainer"
+START_TIMEOUT_S = 300
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A contestant as the table names it."""
+
+    name: str
+    module: str
+    variant: str = ""
+    images_only: bool = False
+    """Whether it differs from another for networks of images only."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How many processes and cores, and who takes part."""
+
+    name: str
+    ranks: int
+    threads: int
+    cores: tuple[int, ...]
+    entries: tuple[Entry, ...]
+
+
+ONE_PROCESS = (
+    Entry(OURS, "ddp_trainer"),
+    Entry("PyTorch, eager", "pytorch", "eager"),
+    Entry("PyTorch, eager, channels-last", "pytorch", "channels-last", images_only=True),
+    Entry("PyTorch, torch.compile", "pytorch", "compile"),
+    Entry("JAX, jit", "jax_jit"),
+)
+TWO_RANKS = (
+    Entry(OURS, "ddp_trainer"),
+    Entry("PyTorch DDP, gloo", "pytorch", "eager"),
+    Entry("PyTorch DDP, gloo, channels-last", "pytorch", "channels-last", images_only=True),
+)
+
+
+def settings() -> list[Setting]:
+    """Those of this machine: one core, all cores, and two ranks of one thread each."""
+    cores = tuple(sorted(os.sched_getaffinity(0)))
+    one = Setting("1 core", 1, 1, cores[-1:], ONE_PROCESS)
+    every = Setting(f"{len(cores)} cores, 1 process", 1, len(cores), cores, ONE_PROCESS)
+    two = Setting("2 ranks of 1 thread", 2, 1, cores, TWO_RANKS)
+    return [one, every, two] if len(cores) > 1 else [one, two]
+
+
+class Contestant:
+    """The processes of one contestant, from this side."""
+
+    def __init__(self, entry: Entry, setting: Setting, network: Network, batch: int) -> None:
+        """Start them, and wait until they are ready to train; `problem` says why they are not."""
+        self.name, self.ranks, self.problem = entry.name, setting.ranks, ""
+        self.folder = tempfile.TemporaryDirectory(prefix="ddp-peers-")
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(Path(self.folder.name) / "parent"))
+            server.listen()
+            server.settimeout(1)
+            tasks = [
+                Task(
+                    entry.module, entry.variant, network, batch, setting.ranks, rank, setting.threads,
+                    setting.cores, self.folder.name,
+                )
+                for rank in range(setting.ranks)
+            ]  # fmt: skip
+            self.processes = start_processes(tasks)
+            self.streams = []
+            with contextlib.suppress(ChildProcessError):
+                self.streams = [self._accept(server) for _ in range(setting.ranks)]
+        answers = [self._receive(stream) for stream in self.streams] or [{"problem": "failed: did not start"}]
+        self.problem = next((answer["problem"] for answer in answers if "problem" in answer), "")
+        self.facts = answers[0]
+
+    def measure(self, steps: int) -> dict[str, Any]:
+        """Seconds of the slowest rank for so many steps, and the peak of all ranks where they know it."""
+        for stream in self.streams:
+            stream.write(f"{steps}\n")
+            stream.flush()
+        answers = [self._receive(stream) for stream in self.streams]
+        peaks = [answer["peak_gflops"] for answer in answers if "peak_gflops" in answer]
+        return {"seconds": max(answer["seconds"] for answer in answers), "peak_gflops": sum(peaks) or None}
+
+    def close(self) -> None:
+        """Hang up, and wait for the processes to end."""
+        for stream in self.streams:
+            stream.close()
+        for process in self.processes:
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self.folder.cleanup()
+
+    def _accept(self, server: socket.socket) -> Any:
+        for _ in range(START_TIMEOUT_S):
+            try:
+                connection, _ = server.accept()
+            except TimeoutError:
+                if any(process.poll() is not None for process in self.processes):
+                    raise ChildProcessError from None
+                continue
+            connection.settimeout(START_TIMEOUT_S)
+            stream = connection.makefile("rw")
+            connection.close()  # the stream keeps the socket
+            return stream
+        raise ChildProcessError
+
+    @staticmethod
+    def _receive(stream: Any) -> dict[str, Any]:
+        line = stream.readline()
+        answer: dict[str, Any] = json.loads(line) if line else {"problem": "failed: its process ended"}
+        return answer
+
+
+def start_processes(tasks: Sequence[Task]) -> list[subprocess.Popen[bytes]]:
+    """The ranks of a contestant: by mpirun for this trainer, one by one for PyTorch."""
+    program = [sys.executable, "-m", "benchmarks.contestants"]
+    if len(tasks) == 1 or tasks[0].contestant != "ddp_trainer":
+        commands, environment = [[*program, task.to_json()] for task in tasks], {}
+    else:
+        plan = make_plan(len(tasks), tasks[0].threads, "auto", len(tasks[0].cores))
+        flavour = flavour_of(query_library(), "auto")
+        environment = rank_environment(plan, flavour, {})
+        mpirun = find_mpirun(flavour, Path(sys.executable).parent, os.environ.get("PATH", os.defpath))
+        whole = [*program, tasks[0].to_json()]
+        root = os.geteuid() == 0
+        commands = [build_command(plan, flavour, mpirun=mpirun, program=whole, exported=environment, as_root=root)]
+    return [
+        subprocess.Popen(command, stdin=subprocess.DEVNULL, env={**os.environ, **environment}) for command in commands
+    ]
+
+
+@contextlib.contextmanager
+def contestants(setting: Setting, network: Network, batch: int) -> Iterator[list[Contestant]]:
+    """All that take part in a setting, ready to train; ended afterwards."""
+    started: list[Contestant] = []
+    try:
+        for entry in setting.entries:
+            if not entry.images_only or "hidden" not in network.model:
+                started.append(Contestant(entry, setting, network, batch))
+        yield started
+    finally:
+        for contestant in started:
+            contestant.close()
+
+
+def measure(setting: Setting, network: Network, batch: int, repeats: int, seconds: float) -> dict[str, Any]:
+    """One table's rows of one network: `repeats` rounds, in each of which everyone trains for about `seconds`."""
+    with contextlib.ExitStack() as stack:
+        everyone = stack.enter_context(contestants(setting, network, batch))
+        ready = [contestant for contestant in everyone if not contestant.problem]
+        steps = {c.name: max(1, round(seconds / (c.measure(3)["seconds"] / 3))) for c in ready}
+        steps = {c.name: max(1, round(seconds * steps[c.name] / c.measure(steps[c.name])["seconds"])) for c in ready}
+        rounds = [{c.name: c.measure(steps[c.name]) for c in ready} for _ in range(repeats)]
+    facts = next((c.facts for c in everyone if c.name == OURS and not c.problem), {})
+    rates = {c.name: [steps[c.name] * batch / r[c.name]["seconds"] for r in rounds] for c in ready}
+    return {
+        "setting": setting.name,
+        "network": network.name,
+        "batch": batch,
+        "steps": steps,
+        "samples_per_s": rates,
+        "peak_gflops": [r[OURS]["peak_gflops"] for r in rounds] if facts else [],
+        "flops_per_sample": facts.get("flops_per_sample"),
+        "problems": {c.name: c.problem for c in everyone if c.problem},
+        "cpu": facts.get("cpu"),
+        "mpi_library": facts.get("mpi_library"),
+        "versions": {k: v for c in ready for k, v in c.facts.get("versions", {}).items()},
+    }
+
+
+def rows(result: dict[str, Any]) -> list[str]:
+    """The table's rows of one measurement."""
+    ours, peaks, lines = result["samples_per_s"].get(OURS), result["peak_gflops"], []
+    for name, rates in result["samples_per_s"].items():
+        ratio = "" if ours is None or name == OURS else spread([a / b for a, b in zip(ours, rates, strict=True)], 2)
+        flops = (result["flops_per_sample"] or 0) / 1e9
+        share = f"{statistics.median(r * flops / p for r, p in zip(rates, peaks, strict=True)):.2f}" if peaks else ""
+        lines.append(f"| {result['network']} | {name} | {spread(rates)} | {share} | {ratio} |")
+    lines += [f"| {result['network']} | {name} | {problem} | | |" for name, problem in result["problems"].items()]
+    return lines
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """All results as Markdown, a table a setting."""
+    lines = []
+    for setting in dict.fromkeys(result["setting"] for result in results):
+        lines += [
+            f"**{setting}**",
+            "",
+            f"| network | contestant | samples/s: median (min to max) | fraction of peak | {OURS} against it |",
+            "|---|---|---|---|---|",
+            *(row for result in results if result["setting"] == setting for row in rows(result)),
+            "",
+        ]
+    first = results[0]
+    versions = {name: version for result in results for name, version in result["versions"].items()}
+    shown = ", ".join(f"{name} {versions[name]}" for name in ("numba", "torch", "jax") if name in versions)
+    repeats = max(len(rates) for result in results for rates in result["samples_per_s"].values())
+    lines.append(
+        f"Training steps of {first['batch']} samples, float32, SGD with momentum; {repeats} rounds, in which the"
+        f" contestants take turns; ratios round by round. Peak: of the FMA tile, on the same cores in the same round."
+        f" {first['cpu']}, {first['mpi_library']}, {shown}."
+    )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure, save, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = ",".join(network.name for network in NETWORKS)
+    parser.add_argument("--networks", default=names, help="separated by commas (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=64, help="samples of a step (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=7, help="rounds (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of a contestant's turn (default: %(default)s)")
+    parser.add_argument("--results", type=Path, default=RESULTS / "peers.json", help="file (default: %(default)s)")
+    parser.add_argument("--render", action="store_true", help="measure nothing, show the last results")
+    parser.add_argument("--write", type=Path, help="Markdown file to put the table into")
+    options = parser.parse_args()
+    if not options.render:
+        chosen = [network for network in NETWORKS if network.name in options.networks.split(",")]
+        cases = [(setting, network) for setting in settings() for network in chosen]
+        results = [measure(*case, options.batch, options.repeats, options.seconds) for case in cases]
+        save_results(options.results, results)
+    rendered = table(json.loads(options.results.read_text()))
+    print(rendered)
+    if options.write:
+        write_between_markers(options.write, "benchmarks.peers", rendered)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""Batch normalisation, of images and of vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ddp.kernels import batchnorm
+from ddp.kernels.types import Float32, Float64, Int64
+from ddp.nn.layer import Buffers, Draws, Layer, ParameterSpec, Shape, Tensor
+
+
+class BatchNorm(Layer):
+    """y = weight (x - mean) / sqrt(variance + eps) + bias, mean and variance of each channel.
+
+    In training they are those of the sample's logical shard, so that they depend on no rank ("ghost batch
+    normalisation"); in evaluation they are the running ones. These move with every step towards the average
+    over the shards of all ranks: `update_statistics` does it, after the sums have been reduced.
+    Source: Ioffe and Szegedy, "Batch Normalization", ICML 2015; names, shapes and defaults are PyTorch's.
+    """
+
+    can_fuse_relu = True
+
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
+        """Describe the layer.
+
+        Args:
+            num_features: channels of the input.
+            eps: added to the variance, above 0.
+            momentum: weight of a step's statistics in the running ones.
+        """
+        self.num_features, self.eps, self.momentum = num_features, eps, momentum
+        self.running_mean, self.running_var = np.zeros(num_features, np.float32), np.ones(num_features, np.float32)
+        self.num_batches_tracked = np.zeros((), np.int64)
+        self.num_statistics = 2 * num_features + 1
+
+    def parameter_specs(self) -> tuple[ParameterSpec, ...]:
+        """`weight` (the paper's gamma), 1 at first, and `bias` (beta), 0, both (num_features,)."""
+        shape = (self.num_features,)
+        return ParameterSpec("weight", shape, (0,), 1, 1.0), ParameterSpec("bias", shape, (0,), 1, 0.0)
+
+    def bind(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take the views of the flat buffers."""
+        self.weight, self.bias = tensors["weight"], tensors["bias"]
+
+    def buffers(self) -> Buffers:
+        """`running_mean`, `running_var` (num_features,) and `num_batches_tracked`, a scalar."""
+        return {
+            "running_mean": self.running_mean,
+            "running_var": self.running_var,
+            "num_batches_tracked": self.num_batches_tracked,
+        }
+
+    def bind_statistics(self, sums: Float64) -> None:
+        """Take the view: sums of the shards' means, of their unbiased variances, and the number of shards."""
+        c = self.num_features
+        self.mean_sums, self.variance_sums, self.num_shards = sums[:c], sums[c : 2 * c], sums[2 * c :]
+
+    def build(self, input_shape: Shape, capacity: int, index: int) -> Shape:
+        """Make the workspaces; those for the shards grow with the first step that has more of them."""
+        self._make_shard_workspaces(1)
+        return super().build(input_shape, capacity, index)
+
+    def forward(self, x: Float32, training: bool, draws: Draws) -> Float32:
+        """Normalise by the shards' statistics in training, by the running ones in evaluation."""
+        y = self.y[: len(x)]
+        self.x = x if training else None
+        if training:
+            self._normalise_by_shards(x, np.array([0, len(x)]) if draws.shards is None else draws.shards, y)
+            return y
+        rows, inv_std = (-1, self.num_features), 1 / np.sqrt(self.running_var + self.eps, dtype=np.float64)
+        arguments = self.weight.value, self.bias.value, self.running_mean, inv_std.astype(np.float32)
+        batchnorm.batchnorm_inference(x.reshape(rows), *arguments, self.applies_relu, y.reshape(rows))
+        return y
+
+    def _normalise_by_shards(self, x: Float32, shards: Int64, y: Float32) -> None:
+        """Write y, and the sums over the shards of their statistics, in which empty shards are zeros."""
+        assert shards[-1] == len(x), "the shards are not those of this batch"
+        self.shards = shards * int(np.prod(self.input_shape[:-1]))
+        rows, num_shards = (-1, self.num_features), len(shards) - 1
+        if num_shards > len(self.mean):
+            self._make_shard_workspaces(num_shards)
+        statistics = self.mean[:num_shards], self.variance[:num_shards], self.inv_std[:num_shards]
+        parameters = self.weight.value, self.bias.value, self.eps, self.applies_relu
+        batchnorm.batchnorm_forward(x.reshape(rows), self.shards, *parameters, y.reshape(rows), *statistics)
+        batchnorm.sum_shards(statistics[0], self.mean_sums)
+        batchnorm.sum_shards(statistics[1], self.variance_sums)
+        self.num_shards[0] = np.count_nonzero(np.diff(shards))
+
+    def backward(self, dy: Float32, shards: Int64, input_gradient: bool) -> Float32:
+        """Compute the gradients by weight, bias and x, for the shards of the forward pass."""
+        assert self.x is not None, "backward needs a forward in training before it"
+        dx, rows, num_shards = self.dx[: len(dy)], (-1, self.num_features), len(self.shards) - 1
+        statistics = self.mean[:num_shards], self.inv_std[:num_shards]
+        leaves = self.weight_leaves[:num_shards], self.bias_leaves[:num_shards]
+        arguments = self.shards, self.weight.value, *statistics, self.masks_input, dx.reshape(rows), *leaves
+        batchnorm.batchnorm_backward(self.x.reshape(rows), dy.reshape(rows), *arguments)
+        batchnorm.sum_shards(leaves[0], self.weight.gradient)
+        batchnorm.sum_shards(leaves[1], self.bias.gradient)
+        return dx
+
+    def update_statistics(self) -> None:
+        """Move the running statistics by `momentum` towards the average over the step's shards."""
+        num_shards = self.num_shards[0]
+        if num_shards == 0:
+            return
+        for running, sums in (self.running_mean, self.mean_sums), (self.running_var, self.variance_sums):
+            running[:] = (1 - self.momentum) * running.astype(np.float64) + self.momentum * (sums / num_shards)
+        self.num_batches_tracked += 1
+
+    def _make_shard_workspaces(self, num_shards: int) -> None:
+        shape = (num_shards, self.num_features)
+        self.mean, self.variance = np.empty(shape, np.float64), np.empty(shape, np.float64)
+        self.weight_leaves, self.bias_leaves = np.empty(shape, np.float64), np.empty(shape, np.float64)
+        self.inv_std = np.empty(shape, np.float32)
+
+
+class BatchNorm1d(BatchNorm):
+    """Batch normalisation of vectors: a channel is a feature."""
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        """The input's, (num_features,)."""
+        if input_shape != (self.num_features,):
+            raise ValueError(f"BatchNorm1d takes samples of shape ({self.num_features},), got {input_shape}")
+        return input_shape
+
+
+class BatchNorm2d(BatchNorm):
+    """Batch normalisation of images: over samples and pixels."""
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        """The input's, (H, W, num_features)."""
+        if len(input_shape) != 3 or input_shape[2] != self.num_features:
+            raise ValueError(f"BatchNorm2d takes images of {self.num_features} channels, got (H, W, C) = {input_shape}")
+        return input_shape

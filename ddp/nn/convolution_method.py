@@ -1,0 +1,54 @@
+"""Which method computes a convolution: a cost model of the layer's shape, and of nothing else.
+
+The number of ranks, threads or samples of a rank must not enter, nor the processor: else they would decide how
+results are rounded. The unit is a multiply-add of one vector register; the constants were fitted to the times of
+the layers of mnist_cnn and vgg (docs/performance.md).
+"""
+
+from __future__ import annotations
+
+METHODS = ("auto", "direct", "winograd")
+
+LANES, TILE_ROWS = 16, 14  # of the AVX-512 tile
+BATCH = 32  # samples that share the work on the weights
+RELOAD = 4  # pixels: what it costs to read the weights again for every tile of an output row
+TRANSFORM = 8  # multiply-adds: what it costs to transform one element of a patch
+WEIGHTS = 110  # patches: what it costs to transform the weights and their gradients, mostly memory traffic
+
+
+def _vectors(channels: int) -> int:
+    return -(-channels // LANES)
+
+
+def direct_cost(image: tuple[int, int], channels: tuple[int, int]) -> int:
+    """The mean cost of a pass of the direct method over `BATCH` samples.
+
+    Args:
+        image: OH, OW, height and width of the output image, in pixels.
+        channels: IC, OC.
+    """
+    width = image[1] + RELOAD * -(-image[1] // TILE_ROWS)
+    return BATCH * 9 * image[0] * width * channels[0] * _vectors(channels[1])
+
+
+def winograd_cost(m: int, image: tuple[int, int], channels: tuple[int, int]) -> int:
+    """The mean cost of a pass of F(m x m, 3x3) over `BATCH` samples; arguments otherwise as `direct_cost`."""
+    patches = BATCH * -(-image[0] // m) * -(-image[1] // m)
+    products = (patches + WEIGHTS) * channels[0] * _vectors(channels[1])
+    transforms = TRANSFORM * patches * (_vectors(channels[0]) + _vectors(channels[1]))
+    return (m + 2) ** 2 * (products + transforms)
+
+
+def choose_patch(method: str, kernel_size: int, image: tuple[int, int], channels: tuple[int, int]) -> int:
+    """The m of the F(m x m, 3x3) that computes a layer, or 0 for the direct method.
+
+    Args:
+        method: one of `METHODS`; `winograd` with 3x3 kernels only.
+        kernel_size: height and width of the kernel; all but 3 are direct.
+        image: OH, OW, height and width of the output image, in pixels.
+        channels: IC, OC.
+    """
+    if method == "direct" or kernel_size != 3:
+        return 0
+    cost, m = min((winograd_cost(m, image, channels), m) for m in (2, 4))
+    return m if method == "winograd" or cost < direct_cost(image, channels) else 0
