@@ -87,7 +87,15 @@ def test_the_run_directory_is_complete(ranks: int, run_of: Runs) -> None:
     assert [path.name for path in checkpoints] == ["step-00000437.safetensors", "step-00000460.safetensors"]
     np.testing.assert_array_equal(parameters(checkpoints[-1]), parameters(run / "model.safetensors"))
     config = tomllib.loads((run / "config.toml").read_text())
-    assert config["model"] == {"name": "mlp", "degree": 2, "hidden": [512, 512], "bias": False, "dropout": True}
+    assert config["model"] == {
+        "name": "mlp",
+        "degree": 2,
+        "hidden": [512, 512],
+        "bias": False,
+        "dropout": True,
+        "depth": 11,
+        "convolution": "auto",
+    }
     assert {"seed", "threads", "data", "batch", "loss", "optimizer", "schedule", "train", "comm"} <= config.keys()
 
 
