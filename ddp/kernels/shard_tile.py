@@ -17,16 +17,14 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 
-from ddp.kernels.tile import Operands, products
+from ddp.kernels.tile import Operands, for_each_size, products
 from ddp.kernels.vector import (
-    BIT,
     DOUBLE,
     INT64,
     UNIT,
     Builder,
     Value,
     element_pointer,
-    first_lanes,
     integer,
     intrinsic,
     store,
@@ -126,27 +124,16 @@ def tile_over_shards(
         )
         starts = element_pointer(context, builder, signature.args[7], values[7], integer(0))
         rows, columns, c_row = values[9], values[10], values[13]
-        after, impossible = builder.append_basic_block("tile.end"), builder.append_basic_block("impossible")
-        is_wide = builder.zext(builder.icmp_signed(">", columns, integer(UNIT.lanes)), INT64)
-        choice = builder.switch(builder.add(builder.mul(rows, integer(2)), is_wide), impossible)
-        for height in range(1, SHARD_ROWS + 1):
-            for vectors in range(1, UNIT.vectors + 1):
-                block = builder.append_basic_block(f"tile.{height}x{vectors}")
-                choice.add_case(integer(2 * height + vectors - 1), block)
-                builder.position_at_end(block)
-                full = ir.Constant(ir.VectorType(BIT, UNIT.lanes), [1] * UNIT.lanes)
-                last = builder.sub(columns, integer((vectors - 1) * UNIT.lanes))
-                masks = [full] * (vectors - 1) + [first_lanes(builder, last)]
-                a_place, b_place = (pointer_a, values[2], values[3]), (pointer_b, values[6])
-                totals = _sum_over_shards(builder, starts, values[8], a_place, b_place, height, masks)
-                for number, total in enumerate(totals):
-                    row, vector = divmod(number, vectors)
-                    place = builder.add(builder.mul(c_row, integer(row)), integer(vector * UNIT.lanes))
-                    store(builder, total, builder.gep(pointer_c, [place]), masks[vector])
-                builder.branch(after)
-        builder.position_at_end(impossible)
-        builder.unreachable()
-        builder.position_at_end(after)
+        a_place, b_place = (pointer_a, values[2], values[3]), (pointer_b, values[6])
+
+        def emit(height: int, masks: list[Value]) -> None:
+            totals = _sum_over_shards(builder, starts, values[8], a_place, b_place, height, masks)
+            for number, total in enumerate(totals):
+                row, vector = divmod(number, len(masks))
+                place = builder.add(builder.mul(c_row, integer(row)), integer(vector * UNIT.lanes))
+                store(builder, total, builder.gep(pointer_c, [place]), masks[vector])
+
+        for_each_size(builder, rows, columns, SHARD_ROWS, emit)
         return context.get_dummy_value()
 
     return signature, generate

@@ -63,6 +63,7 @@ __all__ = [
     "TILE_ROWS",
     "WITH_BIAS",
     "Operands",
+    "for_each_size",
     "products",
     "tile_activation",
     "tile_add_float64",
@@ -161,6 +162,35 @@ def products(builder: Builder, operands: Operands, rows: int, masks: list[Value]
     return level(0)(operands.a, operands.b, zeros)
 
 
+def for_each_size(
+    builder: Builder, rows: Value, columns: Value, largest: int, emit: Callable[[int, list[Value]], None]
+) -> None:
+    """Emit one body for each number of rows and vectors, and the choice between them.
+
+    Args:
+        builder: where to emit.
+        rows: how many rows the tile has, when it runs.
+        columns: how many columns.
+        largest: number of rows.
+        emit: emits a body, from its rows and the mask of each of its vectors.
+    """
+    after, impossible = builder.append_basic_block("tile.end"), builder.append_basic_block("impossible")
+    is_wide = builder.zext(builder.icmp_signed(">", columns, integer(UNIT.lanes)), INT64)
+    choice = builder.switch(builder.add(builder.mul(rows, integer(2)), is_wide), impossible)
+    full = ir.Constant(ir.VectorType(BIT, UNIT.lanes), [1] * UNIT.lanes)
+    for height in range(1, largest + 1):
+        for vectors in range(1, UNIT.vectors + 1):
+            block = builder.append_basic_block(f"tile.{height}x{vectors}")
+            choice.add_case(integer(2 * height + vectors - 1), block)
+            builder.position_at_end(block)
+            last = builder.sub(columns, integer((vectors - 1) * UNIT.lanes))
+            emit(height, [full] * (vectors - 1) + [first_lanes(builder, last)])
+            builder.branch(after)
+    builder.position_at_end(impossible)
+    builder.unreachable()
+    builder.position_at_end(after)
+
+
 def _make_tile(epilogue: Epilogue) -> Any:
     """The tile that ends with an epilogue, as a function to call from kernels."""
 
@@ -203,28 +233,17 @@ def _make_tile(epilogue: Epilogue) -> Any:
             }
             operands = Operands(arrays[0], values[2], values[3:6], arrays[6], values[8:11], values[11:14])
             rows, columns, c_row, extra_row, flags = values[14], values[15], values[18], values[21], values[22]
-            after, impossible = builder.append_basic_block("tile.end"), builder.append_basic_block("impossible")
-            is_wide = builder.zext(builder.icmp_signed(">", columns, integer(UNIT.lanes)), INT64)
-            choice = builder.switch(builder.add(builder.mul(rows, integer(2)), is_wide), impossible)
-            for height in range(1, UNIT.rows + 1):
-                for vectors in range(1, UNIT.vectors + 1):
-                    block = builder.append_basic_block(f"tile.{height}x{vectors}")
-                    choice.add_case(integer(2 * height + vectors - 1), block)
-                    builder.position_at_end(block)
-                    full = ir.Constant(ir.VectorType(BIT, UNIT.lanes), [1] * UNIT.lanes)
-                    last = builder.sub(columns, integer((vectors - 1) * UNIT.lanes))
-                    masks = [full] * (vectors - 1) + [first_lanes(builder, last)]
-                    for number, value in enumerate(products(builder, operands, height, masks)):
-                        row, vector = divmod(number, vectors)
-                        column = integer(vector * UNIT.lanes)
-                        place = builder.add(builder.mul(c_row, integer(row)), column)
-                        other = builder.add(builder.mul(extra_row, integer(row)), column)
-                        pointers = builder.gep(arrays[16], [place]), builder.gep(arrays[19], [other])
-                        epilogue(builder, value, masks[vector], *pointers, flags)
-                    builder.branch(after)
-            builder.position_at_end(impossible)
-            builder.unreachable()
-            builder.position_at_end(after)
+
+            def emit(height: int, masks: list[Value]) -> None:
+                for number, value in enumerate(products(builder, operands, height, masks)):
+                    row, vector = divmod(number, len(masks))
+                    column = integer(vector * UNIT.lanes)
+                    place = builder.add(builder.mul(c_row, integer(row)), column)
+                    other = builder.add(builder.mul(extra_row, integer(row)), column)
+                    pointers = builder.gep(arrays[16], [place]), builder.gep(arrays[19], [other])
+                    epilogue(builder, value, masks[vector], *pointers, flags)
+
+            for_each_size(builder, rows, columns, UNIT.rows, emit)
             return context.get_dummy_value()
 
         return signature, generate
