@@ -52,6 +52,8 @@ class _Job:
         self.grace_s = grace_s
         self.pid: int | None = None
         self.stopped_by: int | None = None
+        # What came while the child was being made: it may run, and signal us, before Popen has returned.
+        self.early: list[int] = []
 
     def handlers(self) -> dict[int, _Handler]:
         handlers: dict[int, _Handler] = {
@@ -68,14 +70,15 @@ class _Job:
 
     def started(self, pid: int) -> None:
         self.pid = pid
-        # A signal may have come while the child was being made.
-        if self.stopped_by is not None:
-            self.forward(self.stopped_by, None)
+        for number in self.early:
+            self.forward(number, None)
 
     def forward(self, number: int, _frame: FrameType | None) -> None:
-        if self.pid is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, number)
+        if self.pid is None:
+            self.early.append(number)
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
 
     def stop(self, number: int, _frame: FrameType | None) -> None:
         if self.stopped_by is not None:

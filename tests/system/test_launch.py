@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -242,6 +243,19 @@ def test_the_child_gets_the_signal_before_it_is_killed(name: str, tmp_path: Path
     stopped = 9 if name == "USR1" else 128 + signal.Signals[f"SIG{name}"]
     assert supervise.run(["sh", "-c", handled], os.environ) == stopped
     assert mark.exists()
+
+
+def test_a_signal_that_comes_before_popen_returns_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    popen = subprocess.Popen
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        child = popen(*arguments, **options)
+        time.sleep(0.5)
+        return child
+
+    monkeypatch.setattr(subprocess, "Popen", slow)
+    handled = f"trap 'exit 9' USR1; kill -USR1 {os.getpid()}; sleep 2; exit 1"
+    assert supervise.run(["sh", "-c", handled], os.environ) == 9
 
 
 def test_what_outlasts_the_grace_is_killed() -> None:
