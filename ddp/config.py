@@ -169,6 +169,8 @@ class TrainConfig:
 class CommConfig:
     """How gradients are combined."""
 
+    exact: bool = True
+    """Whether gradients are summed in fixed point, with the same bits on any number of ranks; else in float32."""
     reducer: Literal["naive", "flat", "dummy"] = "flat"
     """naive: one Allreduce a parameter; flat: one for all; dummy: none, the bound (ranks then diverge)."""
 

@@ -77,7 +77,9 @@ def vgg(
     return [*layers, nn.ReLU(), nn.Dropout(ratio), nn.Linear(512, num_classes, bias=False)]
 
 
-def build_model(config: ModelConfig, sample_shape: tuple[int, ...], num_classes: int, seed: int) -> nn.Sequential:
+def build_model(
+    config: ModelConfig, sample_shape: tuple[int, ...], num_classes: int, seed: int, exact: bool = False
+) -> nn.Sequential:
     """The configured network for samples of a shape, with its initial parameters.
 
     Args:
@@ -85,12 +87,13 @@ def build_model(config: ModelConfig, sample_shape: tuple[int, ...], num_classes:
         sample_shape: (C, H, W), or (1,) for `polynomial`.
         num_classes: width of the last layer; unused by `polynomial`.
         seed: key of the initial parameters.
+        exact: whether gradients are summed in fixed point.
 
     Raises:
         ValueError: if the network cannot take samples of that shape.
     """
     if config.name == "polynomial":
-        return nn.Sequential(*polynomial(config.degree), seed=seed)
+        return nn.Sequential(*polynomial(config.degree), seed=seed, exact=exact)
     channels, height, width = sample_shape
     if config.name == "mlp":
         layers = mlp(channels * height * width, config.hidden, num_classes, config.bias)
@@ -105,7 +108,7 @@ def build_model(config: ModelConfig, sample_shape: tuple[int, ...], num_classes:
             layers = vgg(channels, height, width, num_classes, config.depth, config.dropout, config.convolution)
         else:
             layers = mnist_cnn(channels, height, width, num_classes, config.dropout, config.convolution)
-    return nn.Sequential(*layers, seed=seed)
+    return nn.Sequential(*layers, seed=seed, exact=exact)
 
 
 def build_loss(config: ModelConfig) -> nn.CrossEntropyLoss | nn.MSELoss:

@@ -9,9 +9,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ddp.checkpoint import (
     Checkpoint,
@@ -25,13 +28,15 @@ from ddp.checkpoint import (
 )
 from ddp.comm.failure import NonFiniteError
 from ddp.comm.reducers import build_reducer
+from ddp.comm.reports import ShardReports
 from ddp.comm.world import World
 from ddp.config import Config, to_dict
 from ddp.data import Dataset, Sampler
 from ddp.evaluation import Evaluation, Evaluator
+from ddp.fixed_point import Verdict, build_scales
 from ddp.kernels import jit
 from ddp.kernels.peak import measure_peak_gflops
-from ddp.kernels.update import num_blocks, round_gradient
+from ddp.kernels.types import Float32
 from ddp.models import build_loss, build_model
 from ddp.nn import Draws
 from ddp.observe import profile
@@ -40,6 +45,20 @@ from ddp.observe.progress import Progress
 from ddp.observe.timers import PHASES, PhaseTimers
 from ddp.optim import build_optimizer, learning_rate
 from ddp.run_directory import RunDirectory
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A rank's part of a global batch."""
+
+    inputs: Float32
+    targets: npt.NDArray[Any]
+    draws: Draws
+    """What the step is, and where the rank's logical shards lie in its part."""
+    rows: slice
+    """The numbers of its shards among those of all ranks."""
+    global_size: int
+    """Samples of all ranks."""
 
 
 class Trainer:
@@ -62,22 +81,24 @@ class Trainer:
         self.sampler = Sampler(len(dataset.train), config.batch.size, config.batch.shards, config.seed)
         self._check_batch()
         sample_shape = dataset.train.sample_shape
-        self.model = build_model(config.model, sample_shape, dataset.num_classes, config.seed)
+        self.model = build_model(config.model, sample_shape, dataset.num_classes, config.seed, config.comm.exact)
         self.loss = build_loss(config.model)
         capacity = max(1, self.sampler.max_rank_samples(world.size))
         self.model.build(sample_shape, capacity)
         self.loss.build(self.model.output_shape[0], capacity)
         self.buffer = dataset.train.make_buffer(capacity)
         self.optimizer = build_optimizer(config.optimizer, self.model)
-        self.reducer = build_reducer(config.comm.reducer, world, self.model.sums, self.model.sum_slices)
+        self.reports = ShardReports(config.batch.shards, self.model.scales.size, self.model.num_statistics)
+        self.scales = build_scales(config.comm.exact, self.model.scales, config.batch.shards)
+        slices = self.model.parameter_slices.values()
+        self.reducer = build_reducer(config.comm.reducer, world, self.model.sums, self.reports.integers, slices)
         self.evaluator = Evaluator(world, dataset.test, capacity)
         self.data_checksum = world.once_on_node(dataset.checksum)
         self.timers = PhaseTimers()
         self.profile: profile.Profile | None = None
-        self.squares = np.empty(num_blocks(self.model.num_parameters))
         self.step, self.logged_step, self.evaluated_step = 0, 0, -1
         self.samples_done, self.samples_logged, self.train_s = 0, 0, 0.0
-        self.loss_sum, self.batch_samples, self.grad_norm, self.lr = 0.0, 0, 0.0, 0.0
+        self.batch_samples, self.grad_norm, self.lr, self.repeats = 0, 0.0, 0.0, 0
         self.evaluation: Evaluation | None = None
         self.peak_gflops = math.nan
         self.use_outputs(MetricsLog(None, time.perf_counter()), Progress(), None)
@@ -110,12 +131,10 @@ class Trainer:
         inputs = np.zeros_like(self.buffer.inputs[:1])
         targets = np.zeros_like(self.buffer.targets[:1])
         # Of the steps' own kind, read-only: Numba compiles anew for a writable array.
-        draws = Draws(self.config.seed, 0, self.sampler.global_batch(0, 0)[:1])
+        draws = Draws(self.config.seed, 0, self.sampler.global_batch(0, 0)[:1], np.array([0, 1]))
         self.model.forward(inputs, training=False)
-        self.loss.forward(self.model.forward(inputs, True, draws), targets)
-        self.model.backward(self.loss.backward(), input_gradient=False)
-        self.model.gradients.fill(0)
-        round_gradient(self.model.gradient_sums, self.model.gradients, self.squares)
+        self._compute_gradient(Batch(inputs, targets, draws, slice(0, 1), 1))
+        self.reports.clear()
         self.optimizer.warm_up()
         self.peak_gflops = measure_peak_gflops()
 
@@ -144,30 +163,57 @@ class Trainer:
 
     def train_step(self) -> None:
         """One step of SGD: gather, forward, backward, reduce, update."""
-        epoch, step_in_epoch = divmod(self.step, self.steps_per_epoch)
         with self.timers.phase("data"):
-            batch = self.sampler.global_batch(epoch, step_in_epoch)
-            mine = self.sampler.rank_range(len(batch), self.world.rank, self.world.size)
-            indices = batch[mine.start : mine.stop]
-            inputs, targets = self.dataset.train.gather(indices, self.buffer)
-        with self.timers.phase("compute"):
-            shards = self.sampler.rank_shards(len(batch), self.world.rank, self.world.size)
-            outputs = self.model.forward(inputs, True, Draws(self.config.seed, self.step, indices, shards))
-            self.loss_sum = self.loss.forward(outputs, targets)
-            self.model.backward(self.loss.backward(), shards, input_gradient=False)
-        with self.timers.phase("comm"):
-            self.reducer.reduce()
+            batch = self._gather()
+        while True:
+            with self.timers.phase("compute"):
+                self._compute_gradient(batch)
+            with self.timers.phase("comm"):
+                self.reducer.reduce()
+            largest = self.reports.largest.max(axis=0)
+            verdict = self.scales.judge(largest)
+            if verdict is not Verdict.REPEAT:
+                break
+            self.scales.adapt(largest)
+            self.repeats += 1
         with self.timers.phase("update"):
-            scale = 1 / len(batch) if self.config.loss.reduction == "mean" else 1.0
-            self.lr = self._learning_rate()
-            square_sum = round_gradient(self.model.gradient_sums, self.model.gradients, self.squares)
-            self.grad_norm = scale * math.sqrt(square_sum)
-            if self._is_gradient_finite():
-                self.optimizer.step(self.lr, scale)
-                self.model.update_statistics()
+            if self._is_gradient_finite(verdict):
+                self._update(batch.global_size)
+                self.scales.adapt(largest)
         self.step += 1
-        self.batch_samples = len(batch)
-        self.samples_done += len(batch)
+        self.batch_samples = batch.global_size
+        self.samples_done += batch.global_size
+
+    def _gather(self) -> Batch:
+        """This rank's part of the step's global batch."""
+        epoch, step_in_epoch = divmod(self.step, self.steps_per_epoch)
+        indices = self.sampler.global_batch(epoch, step_in_epoch)
+        size, rank, world_size = len(indices), self.world.rank, self.world.size
+        mine = self.sampler.rank_range(size, rank, world_size)
+        shards = self.sampler.rank_shards(size, rank, world_size)
+        draws = Draws(self.config.seed, self.step, indices[mine.start : mine.stop], shards)
+        inputs, targets = self.dataset.train.gather(draws.samples, self.buffer)
+        return Batch(inputs, targets, draws, self.sampler.rank_rows(rank, world_size), size)
+
+    def _compute_gradient(self, batch: Batch) -> None:
+        """Forward and backward: the sums of the gradients of this rank's shards, and what the shards report."""
+        shards, rows = batch.draws.shards, batch.rows
+        assert shards is not None
+        outputs = self.model.forward(batch.inputs, True, batch.draws)
+        self.loss.forward(outputs, batch.targets)
+        self.model.backward(self.loss.backward(), self.scales.leaves(shards), input_gradient=False)
+        self.reports.clear()
+        if rows.stop > rows.start:
+            self.loss.write_shards(shards, self.reports.loss[rows])
+            self.model.write_statistics(self.reports.statistics[rows])
+            self.reports.largest[rows.start] = self.model.largest
+
+    def _update(self, batch_size: int) -> None:
+        """Apply the global gradient, which every rank has."""
+        scale = 1 / batch_size if self.config.loss.reduction == "mean" else 1.0
+        self.lr = self._learning_rate()
+        self.grad_norm = self.optimizer.step(self.lr, np.float32(scale) * self.scales.inverses)
+        self.model.update_statistics(self.reports.statistics)
 
     def parameters_sha256(self) -> str:
         """SHA-256 of the present parameters, in state-dict order."""
@@ -208,9 +254,11 @@ class Trainer:
         steps = self.config.train.epochs * self.steps_per_epoch
         return learning_rate(self.config.schedule, self.config.optimizer.lr, self.step, steps, self.steps_per_epoch)
 
-    def _is_gradient_finite(self) -> bool:
-        """Whether the global gradient is finite; ranks that reduced it agree, since all hold the same sum."""
-        is_finite = math.isfinite(self.grad_norm)
+    def _is_gradient_finite(self, verdict: Verdict) -> bool:
+        """Whether the gradient is finite; ranks that reduced it agree, since all hold the same reports."""
+        is_finite = verdict is Verdict.USE
+        if not is_finite:
+            self.grad_norm = math.nan
         self._require_finite(is_finite, f"the gradient of step {self.step + 1}")
         return is_finite
 
@@ -234,11 +282,11 @@ class Trainer:
 
     def _log_step(self) -> None:
         seconds = self.timers.take()
-        rows = self.world.all_gather_rows(np.array([self.loss_sum, *seconds]))
+        rows = self.world.all_gather_rows(np.array(seconds))
         steps, self.logged_step = self.step - self.logged_step, self.step
-        milliseconds = rows[:, 1:].max(axis=0) * 1e3 / steps
+        milliseconds = rows.max(axis=0) * 1e3 / steps
         by_phase = dict(zip((*PHASES, "step"), milliseconds.tolist(), strict=True))
-        loss = float(rows[:, 0].sum()) / self.batch_samples
+        loss = float(self.reports.loss.sum()) / self.batch_samples
         self._require_finite(math.isfinite(loss), f"the loss of step {self.step}")
         samples_per_s = (self.samples_done - self.samples_logged) / float(seconds[-1])
         self.samples_logged = self.samples_done
@@ -258,7 +306,7 @@ class Trainer:
             comm_exposed_ms=by_phase["comm"],
             update_ms=by_phase["update"],
             data_ms=by_phase["data"],
-            slowest_rank=int(rows[:, 1 + PHASES.index("compute")].argmax()),
+            slowest_rank=int(rows[:, PHASES.index("compute")].argmax()),
         )
 
     def evaluate(self) -> Evaluation:

@@ -90,6 +90,11 @@ class Sampler:
         ends = [self.shard_range(num_in_batch, shard).stop - start for shard in shards]
         return np.array([0, *ends])
 
+    def rank_rows(self, rank: int, world_size: int) -> slice:
+        """The numbers of a rank's shards among all; may be empty."""
+        shards = block_partition(self.num_shards, world_size, rank)
+        return slice(shards.start, shards.stop)
+
     def max_rank_samples(self, world_size: int) -> int:
         """The most samples that any rank gets in any step: the capacity of its workspaces.
 

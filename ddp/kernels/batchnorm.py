@@ -17,7 +17,7 @@ import numpy as np
 from ddp.kernels.jit import kernel, prange
 from ddp.kernels.types import Float32, Float64, Int64
 
-__all__ = ["batchnorm_backward", "batchnorm_forward", "batchnorm_inference", "sum_shards"]
+__all__ = ["batchnorm_backward", "batchnorm_forward", "batchnorm_inference"]
 
 BLOCK = 128  # channels of a task: rows of at least 512 contiguous bytes, or whole rows
 ZERO = np.float32(0)
@@ -165,18 +165,3 @@ def batchnorm_inference(
         for c in range(x.shape[1]):
             y_nc = gamma[c] * ((x[n, c] - mean[c]) * inv_std[c]) + beta[c]
             y[n, c] = ZERO if relu and y_nc <= ZERO else y_nc
-
-
-@kernel
-def sum_shards(leaves: Float64, total: Float64) -> None:
-    """Write the sum over the shards, in float64, of numbers that are float32.
-
-    Args:
-        leaves: (S, C) float64, each shard's gradient or statistics, rounded to float32.
-        total: (C,) float64, overwritten; zero without shards.
-    """
-    for c in prange(total.shape[0]):
-        sum_c = 0.0
-        for shard in range(leaves.shape[0]):
-            sum_c += leaves[shard, c]
-        total[c] = sum_c

@@ -27,7 +27,7 @@ contiguous along k.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llvmlite import ir
@@ -123,6 +123,12 @@ class Operands:
     b: Value
     b_steps: tuple[Value, Value, Value]
     counts: tuple[Value, Value, Value]
+
+    def from_sample(self, builder: Builder, first: Value, size: Value) -> Operands:
+        """The same from the first-th step of the outermost level on, and `size` of them."""
+        a = builder.gep(self.a, [builder.mul(first, self.a_steps[0])])
+        b = builder.gep(self.b, [builder.mul(first, self.b_steps[0])])
+        return replace(self, a=a, b=b, counts=(size, *self.counts[1:]))
 
 
 def products(builder: Builder, operands: Operands, rows: int, masks: list[Value]) -> list[Value]:

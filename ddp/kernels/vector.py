@@ -18,7 +18,10 @@ Builder = Any
 F = TypeVar("F", bound=Callable[..., Any])
 intrinsic = cast("Callable[[F], Any]", _intrinsic)
 
-FLOAT, DOUBLE, INT64, BIT = ir.FloatType(), ir.DoubleType(), ir.IntType(64), ir.IntType(1)
+FLOAT, DOUBLE = ir.FloatType(), ir.DoubleType()
+INT32, INT64, BIT = ir.IntType(32), ir.IntType(64), ir.IntType(1)
+
+SUFFIXES = {FLOAT: "f32", DOUBLE: "f64", INT32: "i32"}  # in the names of LLVM's functions
 
 
 @dataclass(frozen=True)
@@ -32,17 +35,17 @@ class VectorUnit:
     vectors: int
     """Registers of a row of it."""
     dot_rows: int
-    """Rows and columns of the largest block of dot products."""
+    """Rows of the largest block of dot products, which has four columns: a multiple of `lanes` sums in all."""
     shard_rows: int
-    """Rows of the largest tile that keeps a float64 sum beside each accumulator."""
+    """Rows of the largest tile that keeps a total beside each accumulator."""
 
 
 # The first whose feature the target has; the last one is for every other processor.
 VECTOR_UNITS = {
-    "avx512f": VectorUnit(lanes=16, rows=14, vectors=2, dot_rows=4, shard_rows=4),
-    "fma": VectorUnit(lanes=8, rows=6, vectors=2, dot_rows=3, shard_rows=2),
-    "neon": VectorUnit(lanes=4, rows=12, vectors=2, dot_rows=4, shard_rows=4),
-    "": VectorUnit(lanes=4, rows=6, vectors=2, dot_rows=3, shard_rows=2),
+    "avx512f": VectorUnit(lanes=16, rows=14, vectors=2, dot_rows=4, shard_rows=7),
+    "fma": VectorUnit(lanes=8, rows=6, vectors=2, dot_rows=2, shard_rows=3),
+    "neon": VectorUnit(lanes=4, rows=12, vectors=2, dot_rows=4, shard_rows=6),
+    "": VectorUnit(lanes=4, rows=6, vectors=2, dot_rows=2, shard_rows=3),
 }
 
 
@@ -71,6 +74,11 @@ def splat(builder: Builder, scalar: Value, vector: Value) -> Value:
     return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(ir.IntType(32), vector.count), None))
 
 
+def shuffle(builder: Builder, first: Value, second: Value, lanes: list[int]) -> Value:
+    """The named lanes of two vectors, those of the second counted on from the first's."""
+    return builder.shuffle_vector(first, second, ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes))
+
+
 def declare(builder: Builder, name: str, result: Value, arguments: list[Value]) -> Value:
     """An LLVM function of the module being built, declared on first use."""
     existing = builder.module.globals.get(name)
@@ -97,7 +105,7 @@ def first_lanes(builder: Builder, count: Value, lanes: int = UNIT.lanes) -> Valu
 
 
 def _suffix(vector: Value) -> str:
-    name = f"v{vector.count}{'f32' if vector.element == FLOAT else 'f64'}"
+    name = f"v{vector.count}{SUFFIXES[vector.element]}"
     return f"{name}.p0{name}"
 
 

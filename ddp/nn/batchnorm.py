@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from ddp.fixed_point import sum_leaves
 from ddp.kernels import batchnorm
-from ddp.kernels.types import Float32, Float64, Int64
+from ddp.kernels.types import Float32, Int64
 from ddp.nn.layer import Buffers, Draws, Layer, ParameterSpec, Shape, Tensor
 
 
@@ -52,10 +53,11 @@ class BatchNorm(Layer):
             "num_batches_tracked": self.num_batches_tracked,
         }
 
-    def bind_statistics(self, sums: Float64) -> None:
-        """Take the view: sums of the shards' means, of their unbiased variances, and the number of shards."""
-        c = self.num_features
-        self.mean_sums, self.variance_sums, self.num_shards = sums[:c], sums[c : 2 * c], sums[2 * c :]
+    def write_statistics(self, rows: Float32) -> None:
+        """Write each shard's means, unbiased variances, and whether it has samples."""
+        c, sizes = self.num_features, np.diff(self.shards)
+        rows[:, :c], rows[:, c : 2 * c] = self.mean[: len(sizes)], self.variance[: len(sizes)]
+        rows[:, 2 * c] = sizes > 0
 
     def build(self, input_shape: Shape, capacity: int, index: int) -> Shape:
         """Make the workspaces; those for the shards grow with the first step that has more of them."""
@@ -75,7 +77,7 @@ class BatchNorm(Layer):
         return y
 
     def _normalise_by_shards(self, x: Float32, shards: Int64, y: Float32) -> None:
-        """Write y, and the sums over the shards of their statistics, in which empty shards are zeros."""
+        """Write y, and the shards' statistics."""
         assert shards[-1] == len(x), "the shards are not those of this batch"
         self.shards = shards * int(np.prod(self.input_shape[:-1]))
         rows, num_shards = (-1, self.num_features), len(shards) - 1
@@ -84,9 +86,6 @@ class BatchNorm(Layer):
         statistics = self.mean[:num_shards], self.variance[:num_shards], self.inv_std[:num_shards]
         parameters = self.weight.value, self.bias.value, self.eps, self.applies_relu
         batchnorm.batchnorm_forward(x.reshape(rows), self.shards, *parameters, y.reshape(rows), *statistics)
-        batchnorm.sum_shards(statistics[0], self.mean_sums)
-        batchnorm.sum_shards(statistics[1], self.variance_sums)
-        self.num_shards[0] = np.count_nonzero(np.diff(shards))
 
     def backward(self, dy: Float32, shards: Int64, input_gradient: bool) -> Float32:
         """Compute the gradients by weight, bias and x, for the shards of the forward pass."""
@@ -96,17 +95,18 @@ class BatchNorm(Layer):
         leaves = self.weight_leaves[:num_shards], self.bias_leaves[:num_shards]
         arguments = self.shards, self.weight.value, *statistics, self.masks_input, dx.reshape(rows), *leaves
         batchnorm.batchnorm_backward(self.x.reshape(rows), dy.reshape(rows), *arguments)
-        batchnorm.sum_shards(leaves[0], self.weight.gradient)
-        batchnorm.sum_shards(leaves[1], self.bias.gradient)
+        for tensor, leaf in zip((self.weight, self.bias), leaves, strict=True):
+            tensor.largest[0] = sum_leaves(leaf, tensor.scale[0], tensor.gradient)
         return dx
 
-    def update_statistics(self) -> None:
-        """Move the running statistics by `momentum` towards the average over the step's shards."""
-        num_shards = self.num_shards[0]
+    def update_statistics(self, rows: Float32) -> None:
+        """Move the running statistics by `momentum` towards the average over the step's shards, in their order."""
+        c, num_shards = self.num_features, np.count_nonzero(rows[:, -1])
         if num_shards == 0:
             return
-        for running, sums in (self.running_mean, self.mean_sums), (self.running_var, self.variance_sums):
-            running[:] = (1 - self.momentum) * running.astype(np.float64) + self.momentum * (sums / num_shards)
+        sums = rows.sum(axis=0, dtype=np.float64)
+        for running, total in (self.running_mean, sums[:c]), (self.running_var, sums[c : 2 * c]):
+            running[:] = (1 - self.momentum) * running.astype(np.float64) + self.momentum * (total / num_shards)
         self.num_batches_tracked += 1
 
     def _make_shard_workspaces(self, num_shards: int) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ddp.kernels.types import Float32, Float64, Int64
+from ddp.kernels.types import Float32, GradientSum, Int64
 
 Shape = tuple[int, ...]
 Buffers = dict[str, Float32 | Int64]
@@ -68,8 +68,16 @@ class Tensor:
 
     value: Float32
     """In the flat parameters."""
-    gradient: Float64
+    gradient: GradientSum
     """In the flat gradient sums: over the rank's shards after backward, over all ranks after reduction."""
+    scale: Float32
+    """(1,) what each shard's gradient is multiplied by before it is added."""
+    largest: Float32
+    """(1,) the largest |gradient of a shard * scale| that backward met."""
+
+    def note(self, bits: int) -> None:
+        """Take the largest as the kernels give it, as the bits of a float32."""
+        self.largest.view(np.int32)[0] = bits
 
 
 class Layer:
@@ -81,8 +89,7 @@ class Layer:
             the ReLU before it to its dx, while they are still in registers. `Sequential` then sets
             `applies_relu` and `masks_input`, and tells the ReLU that its work is done.
         passes: the methods that make up forward and backward, for the profile.
-        num_statistics: float64 numbers of a training step that are summed over all shards of all ranks, along
-            with the gradients, for `update_statistics`.
+        num_statistics: float32 numbers that each shard of a training step tells all ranks, for `update_statistics`.
     """
 
     can_fuse_relu = False
@@ -103,11 +110,11 @@ class Layer:
         """The arrays themselves of what is kept beside the parameters, in state-dict order."""
         return {}
 
-    def bind_statistics(self, sums: Float64) -> None:
-        """Take the view (num_statistics,) that every training forward overwrites with the rank's sums."""
+    def write_statistics(self, rows: Float32) -> None:
+        """Write the last training forward's statistics of each of the rank's shards: (S, num_statistics)."""
 
-    def update_statistics(self) -> None:
-        """Update the buffers from the statistics, which have been summed over all ranks."""
+    def update_statistics(self, rows: Float32) -> None:
+        """Update the buffers from the statistics of all shards of all ranks: (S, num_statistics)."""
 
     def output_shape(self, input_shape: Shape) -> Shape:
         """The shape of one output sample, channels-last.

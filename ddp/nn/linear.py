@@ -30,8 +30,8 @@ class Linear(Layer):
         self.in_features, self.out_features, self.has_bias = in_features, out_features, bias
 
     def parameter_specs(self) -> tuple[ParameterSpec, ...]:
-        """`weight` of shape (out, in), `bias` of shape (out,)."""
-        weight = ParameterSpec("weight", (self.out_features, self.in_features), (0, 1), self.in_features)
+        """`weight` (out, in), kept as (in, out) so that outputs are contiguous; `bias` (out,)."""
+        weight = ParameterSpec("weight", (self.out_features, self.in_features), (1, 0), self.in_features)
         bias = ParameterSpec("bias", (self.out_features,), (0,), self.in_features)
         return (weight, bias) if self.has_bias else (weight,)
 
@@ -59,9 +59,10 @@ class Linear(Layer):
 
     def backward_weight(self, dy: Float32, shards: Int64) -> None:
         """Compute dW and db."""
-        linear.linear_backward_weight(self.x, dy, shards, self.weight.gradient)
-        if self.bias:
-            linear.linear_backward_bias(dy, shards, self.bias.gradient)
+        weight, bias = self.weight, self.bias
+        weight.note(linear.linear_backward_weight(self.x, dy, shards, weight.scale[0], weight.gradient))
+        if bias:
+            bias.note(linear.linear_backward_bias(dy, shards, bias.scale[0], bias.gradient))
 
     def backward_input(self, dy: Float32) -> Float32:
         """Compute dx, and where asked to, its product with the derivative of the ReLU before."""

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from ddp.kernels.shard_sum import sum_shards
 from ddp.kernels.softmax import softmax_cross_entropy
 from ddp.kernels.squared_error import squared_error
-from ddp.kernels.types import Float32
+from ddp.kernels.types import Float32, Float64, Int64
 
 
 class Loss:
@@ -28,6 +29,10 @@ class Loss:
     def forward(self, y: Float32, t: Any) -> float:
         """The sum of the losses of outputs y against targets t."""
         raise NotImplementedError
+
+    def write_shards(self, shards: Int64, sums: Float64) -> None:
+        """Write the sum of the last forward's losses over each logical shard: (S + 1,) int64 -> (S,) float64."""
+        sum_shards(self.losses, shards, sums)
 
     def backward(self) -> Float32:
         """The gradient of the last forward's sum by the network's output: (B, O), a view of the workspace."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from ddp.kernels.types import Float32, Int64
+from ddp.kernels.types import Float32, GradientSum, Int64
 from ddp.nn.activation import ReLU
 from ddp.nn.flatten import Flatten, Unflatten
 from ddp.nn.layer import Buffers, Draws, Layer, ParameterSpec, Shape, Tensor
@@ -17,7 +17,7 @@ from ddp.rng import Purpose, uniform
 
 StateDict = dict[str, npt.NDArray[Any]]
 """Arrays by name: float32, but for counters of batches, which are int64."""
-Number = TypeVar("Number", bound=np.floating)
+Number = TypeVar("Number", np.float32, np.int32)
 
 
 class Sequential:
@@ -25,18 +25,20 @@ class Sequential:
 
     Attributes:
         parameters: (num_parameters,) float32, all parameters; layers hold views of it.
-        sums: float64, what a step computes for the reducer: `gradient_sums`, then the layers' statistics.
-        gradient_sums: (num_parameters,) the part of it that backward computes, the sum of the shards' gradients.
-        gradients: the same in float32: the global gradient, which the trainer puts there for the optimizer.
-        parameter_slices: where each parameter tensor lies in all of them, by state-dict name.
+        sums: (num_parameters,) float32, or int32 in fixed point: the sums of the shards' gradients times their scales.
+        scales: (T,) float32, what the gradients of each parameter tensor are multiplied by; 1 unless someone sets them.
+        largest: (T,) float32, the largest |gradient of a shard * scale| that backward met in each.
+        num_statistics: numbers that each shard of a training step tells all ranks.
+        parameter_slices: where each parameter tensor lies in the flat buffers, by state-dict name.
     """
 
-    def __init__(self, *layers: Layer, seed: int = 0) -> None:
+    def __init__(self, *layers: Layer, seed: int = 0, exact: bool = False) -> None:
         """Join layers and draw their initial parameters.
 
         Args:
             layers: at least one.
             seed: key of the initial parameters.
+            exact: whether gradients are summed in fixed point, as `ddp.fixed_point` explains.
 
         Raises:
             ValueError: if there is no layer, or one stands twice.
@@ -53,13 +55,12 @@ class Sequential:
         for name, spec in self.specs.items():
             self.parameter_slices[name] = slice(end, end + spec.size)
             end += spec.size
-        self.parameters, self.gradients = np.zeros(end, np.float32), np.zeros(end, np.float32)
-        self.sums = np.zeros(end + sum(layer.num_statistics for layer in layers), np.float64)
-        self.gradient_sums = self.sums[:end]
+        self.parameters = np.zeros(end, np.float32)
+        self.sums: GradientSum = np.zeros(end, np.int32) if exact else np.zeros(end, np.float32)
+        self.scales, self.largest = np.ones(len(specs), np.float32), np.zeros(len(specs), np.float32)
+        self.num_statistics = sum(layer.num_statistics for layer in layers)
         for i, layer in enumerate(layers):
             layer.bind({spec.name: self._tensor(name) for name, owner, spec in specs if owner == i})
-            layer.bind_statistics(self.sums[end : end + layer.num_statistics])
-            end += layer.num_statistics
         self.initialize(seed)
         self.input_shape: Shape | None = None
         self.capacity = 0
@@ -68,12 +69,6 @@ class Sequential:
     def num_parameters(self) -> int:
         """Elements of all parameters."""
         return self.parameters.size
-
-    @property
-    def sum_slices(self) -> list[slice]:
-        """The parts of `sums`: each parameter's gradient, and the statistics, if there are any."""
-        statistics = slice(self.num_parameters, self.sums.size)
-        return [*self.parameter_slices.values(), *([statistics] if self.sums.size > self.num_parameters else [])]
 
     def initialize(self, seed: int) -> None:
         """Draw all parameters anew, uniform within 1/sqrt(fan_in), each a function of seed, tensor and element."""
@@ -139,7 +134,7 @@ class Sequential:
         return x.reshape(num_samples, *self.output_shape)
 
     def backward(self, dy: Float32, shards: Int64 | None = None, input_gradient: bool = True) -> Float32:
-        """Compute all gradients of the last forward's batch, overwriting `gradient_sums`.
+        """Compute all gradients of the last forward's batch, overwriting `sums` and `largest`.
 
         Args:
             dy: gradient of the loss by the output, of its shape.
@@ -162,10 +157,23 @@ class Sequential:
             dy = self.entry.backward(dy, shards, True)
         return dy.reshape(len(dy), *self.input_shape)
 
-    def update_statistics(self) -> None:
-        """Update the running statistics of batch normalisation from the last training forward's, once reduced."""
+    def write_statistics(self, rows: Float32) -> None:
+        """Write what each of the rank's shards tells all ranks of the last training forward: (S, num_statistics)."""
+        for layer, columns in self._statistics():
+            layer.write_statistics(rows[:, columns])
+
+    def update_statistics(self, rows: Float32) -> None:
+        """Update the running statistics of batch normalisation from those of all shards: (S, num_statistics)."""
+        for layer, columns in self._statistics():
+            layer.update_statistics(rows[:, columns])
+
+    def _statistics(self) -> Iterator[tuple[Layer, slice]]:
+        """The layers that have statistics, and where in a row."""
+        end = 0
         for layer in self.layers:
-            layer.update_statistics()
+            if layer.num_statistics:
+                yield layer, slice(end, end + layer.num_statistics)
+                end += layer.num_statistics
 
     def state_dict(self) -> StateDict:
         """Copies of the parameters and buffers under PyTorch's names, in its shapes and order."""
@@ -181,8 +189,9 @@ class Sequential:
         return self.to_state(self.parameters)
 
     def gradient_dict(self) -> StateDict:
-        """Copies of the gradients under the parameters' names and in their shapes."""
-        return self.to_state(self.gradient_sums.astype(np.float32))
+        """Copies of the gradients under the parameters' names and in their shapes, rounded to float32."""
+        lengths = [spec.size for spec in self.specs.values()]
+        return self.to_state((self.sums / np.repeat(self.scales.astype(np.float64), lengths)).astype(np.float32))
 
     def load_state_dict(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
         """Take parameters and buffers from a state dict.
@@ -242,7 +251,9 @@ class Sequential:
         return flat[self.parameter_slices[name]].reshape(self.specs[name].kernel_shape)
 
     def _tensor(self, name: str) -> Tensor:
-        return Tensor(self._view(self.parameters, name), self._view(self.gradient_sums, name))
+        number = list(self.specs).index(name)
+        scale, largest = self.scales[number : number + 1], self.largest[number : number + 1]
+        return Tensor(self._view(self.parameters, name), self._view(self.sums, name), scale, largest)
 
 
 def _check_shapes(state: Mapping[str, npt.NDArray[Any]], expected: Mapping[str, Shape]) -> None:

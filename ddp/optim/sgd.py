@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+
 import numpy as np
 
-from ddp.kernels.types import Float32
-from ddp.kernels.update import sgd_update
+from ddp.kernels.types import Float32, GradientSum, Int64
+from ddp.kernels.update import make_blocks, sgd_update
 
 
 class SGD:
@@ -20,7 +23,8 @@ class SGD:
     def __init__(
         self,
         parameters: Float32,
-        gradients: Float32,
+        sums: GradientSum,
+        slices: Iterable[slice],
         momentum: float = 0.0,
         nesterov: bool = False,
         weight_decay: float = 0.0,
@@ -29,30 +33,35 @@ class SGD:
 
         Args:
             parameters: (N,) changed by `step`.
-            gradients: (N,) read by `step`: sums over the global batch.
+            sums: (N,) read by `step`: sums of gradients over the global batch, in float32 or fixed point.
+            slices: where each of T parameter tensors lies in them.
             momentum: factor on the previous direction, in [0, 1).
             nesterov: whether to look ahead along the new direction.
             weight_decay: factor of the parameters added to their gradient.
         """
-        self.parameters, self.gradients = parameters, gradients
-        self.momentum, self.nesterov, self.weight_decay = momentum, nesterov, weight_decay
+        self.parameters, self.sums, self.blocks = parameters, sums, make_blocks(slices)
+        self.factors = np.float32(momentum), nesterov, np.float32(weight_decay)
         velocity = np.zeros(parameters.size if momentum else 0, np.float32)
         self.state: dict[str, Float32] = {"momentum": velocity} if momentum else {}
-        self._velocity = velocity
+        self._velocity, self._squares = velocity, np.zeros(len(self.blocks))
 
-    def step(self, lr: float, scale: float) -> None:
+    def step(self, lr: float, factors: Float32) -> float:
         """Update the parameters in one pass.
 
         Args:
             lr: learning rate of this step.
-            scale: what the gradient sums are multiplied with: 1 / samples for the mean loss.
+            factors: (T,) float32, what each tensor's sums are multiplied by to give the gradient of the loss.
+
+        Returns:
+            The norm of the gradient.
         """
-        self._update(self.parameters, self.gradients, self._velocity, lr, scale)
+        self._update(self.blocks, np.float32(lr), factors)
+        # Not a loop in the kernel: the compiler may add partial sums of such a loop in vector lanes.
+        return math.sqrt(math.fsum(self._squares))
 
     def warm_up(self) -> None:
         """Compile the kernel without touching parameters or state."""
-        one = np.zeros(1, np.float32)
-        self._update(one, one.copy(), np.zeros(1 if self.momentum else 0, np.float32), 0.0, 0.0)
+        self._update(self.blocks[:0], np.float32(0), np.zeros(1, np.float32))
 
-    def _update(self, w: Float32, g: Float32, v: Float32, lr: float, scale: float) -> None:
-        sgd_update(w, g, v, scale, lr, self.momentum, self.nesterov, self.weight_decay)
+    def _update(self, blocks: Int64, lr: np.float32, factors: Float32) -> None:
+        sgd_update(self.parameters, self.sums, self._velocity, blocks, factors, lr, *self.factors, self._squares)

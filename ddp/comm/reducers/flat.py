@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from ddp.comm.world import World
-from ddp.kernels.types import Float64
+from ddp.kernels.types import GradientSum, Int32
 
 
 class FlatReducer:
     """Sums the flat gradient as it lies."""
 
-    def __init__(self, world: World, gradients: Float64) -> None:
-        """Take the flat gradient (N,)."""
-        self.world, self.gradients = world, gradients
+    def __init__(self, world: World, sums: GradientSum, reports: Int32) -> None:
+        """Take the flat gradient (N,) and the shards' reports."""
+        self.world, self.sums, self.reports = world, sums, reports
 
     def reduce(self) -> None:
         """Sum over all ranks, in place."""
-        self.world.all_reduce(self.gradients)
+        self.world.all_reduce(self.reports)
+        self.world.all_reduce(self.sums)

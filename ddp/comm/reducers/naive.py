@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ddp.comm.world import World
-from ddp.kernels.types import Float64
+from ddp.kernels.types import GradientSum, Int32
 
 
 class NaiveReducer:
     """Sums each parameter's gradient by itself."""
 
-    def __init__(self, world: World, gradients: Float64, slices: list[slice]) -> None:
-        """Take the flat gradient (N,) and where each parameter lies in it."""
-        self.world, self.views = world, [gradients[where] for where in slices]
+    def __init__(self, world: World, sums: GradientSum, reports: Int32, slices: Iterable[slice]) -> None:
+        """Take the flat gradient (N,), the shards' reports, and where each parameter lies in the gradient."""
+        self.world, self.views = world, [reports, *(sums[where] for where in slices)]
 
     def reduce(self) -> None:
         """Sum over all ranks, in place."""

@@ -1,0 +1,136 @@
+"""The scales of gradient sums: what a step's gradients are multiplied by before they are rounded to integers.
+
+Adding floating-point numbers gives other bits in another order, and so on another number of ranks. Integers add
+exactly: every logical shard's gradient (a leaf) is multiplied by 2**e and rounded to an integer, the integers are
+added by any ranks in any order, and the total is multiplied by 2**-e, once.
+
+Each parameter tensor has its own e. With S shards a leaf may use 31 - log2(S) bits, so that no sum overflows. The
+exponents follow the largest leaf of the step before, with two bits to spare. Where a step's leaves do not fit after
+all, or use too few bits, all ranks see that in the same report, and the step is computed again with the
+exponents that fit. All of it depends on the leaves alone, thus not on the number of ranks.
+
+Source of the idea: A. Sapio et al., "Scaling Distributed Machine Learning with In-Network Aggregation" (SwitchML),
+NSDI 2021, who sum int32 with a scale for each block.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import numpy as np
+
+from ddp.kernels.types import Float32, GradientSum, Int64
+
+SPARE_BITS = 2
+"""The largest leaf may grow by 4 from a step to the next."""
+FEWEST_BITS = 12
+"""A largest leaf with so many bits fewer than allowed is computed again."""
+EXPONENTS = range(-110, 121)
+"""Of any finite leaf's; 2**e and 2**-e are normal float32 numbers."""
+
+
+class Verdict(Enum):
+    """What is to be done with a step's sums."""
+
+    USE = "use"
+    REPEAT = "repeat"
+    """Compute the step again, after `adapt`."""
+    NON_FINITE = "non-finite"
+    """A leaf has a NaN or an infinity."""
+
+
+class FloatScales:
+    """For sums in float32: leaves are added as they are.
+
+    Attributes:
+        exponents: (T,) int64, one for each tensor: 0.
+        inverses: (T,) float32, 2**-exponents: what a sum is multiplied by.
+    """
+
+    def __init__(self, scales: Float32) -> None:
+        """Take the scales of the tensors (T,), which are set to 1."""
+        self.scales, self.inverses = scales, np.ones_like(scales)
+        self.exponents = np.zeros(scales.size, np.int64)
+        scales.fill(1)
+
+    def judge(self, largest: Float32) -> Verdict:
+        """What to do with the sums of leaves, the largest of which are given: (T,)."""
+        return Verdict.USE if np.isfinite(largest).all() else Verdict.NON_FINITE
+
+    def adapt(self, largest: Float32) -> None:
+        """Nothing."""
+
+    def leaves(self, shards: Int64) -> Int64:
+        """Where each leaf begins in a rank's part of the batch, and the end: all its samples make one leaf."""
+        return shards[[0, -1]]
+
+
+class FixedPointScales(FloatScales):
+    """For sums in int32.
+
+    Attributes:
+        bits: a leaf times its scale must be less than 2**bits - 1.
+    """
+
+    def __init__(self, scales: Float32, num_shards: int) -> None:
+        """Take the scales of the tensors (T,), to be changed by `adapt`; and how many leaves are added.
+
+        >>> FixedPointScales(np.ones(1, np.float32), 8).bits
+        28
+        """
+        super().__init__(scales)
+        self.bits = 31 - (num_shards - 1).bit_length()
+
+    def judge(self, largest: Float32) -> Verdict:
+        """What to do with sums whose largest leaves, times their scales, are given: (T,), infinities and NaN too."""
+        if np.isnan(largest).any() or self._are_hopeless(largest).any():
+            return Verdict.NON_FINITE
+        too_large = largest.astype(np.float64) >= 2**self.bits - 1
+        could_be_finer = (largest > 0) & (self.exponents < EXPONENTS[-1])
+        too_small = could_be_finer & (largest < 2.0 ** (self.bits - FEWEST_BITS))
+        return Verdict.REPEAT if (too_large | too_small).any() else Verdict.USE
+
+    def adapt(self, largest: Float32) -> None:
+        """Change the scales so that these leaves, times their new scales, lie below 2**(bits - 2) and not below half.
+
+        A tensor whose leaves are all 0 keeps its scale; an infinite product says only that a smaller one is needed.
+        """
+        _, power = np.frexp(largest)
+        shift = np.where(largest > 0, self.bits - SPARE_BITS - power.astype(np.int64), 0)
+        shift[np.isinf(largest)] = -64
+        self.set_exponents(np.clip(self.exponents + shift, EXPONENTS[0], EXPONENTS[-1]))
+
+    def leaves(self, shards: Int64) -> Int64:
+        """Where each leaf begins in a rank's part of the batch, and the end: its shards."""
+        return shards
+
+    def set_exponents(self, exponents: object) -> None:
+        """Take exponents (T,), as of a checkpoint."""
+        self.exponents[:] = exponents
+        self.scales[:] = np.ldexp(np.float32(1), self.exponents)
+        self.inverses[:] = np.ldexp(np.float32(1), -self.exponents)
+
+    def _are_hopeless(self, largest: Float32) -> object:
+        return np.isinf(largest) & (self.exponents == EXPONENTS[0])
+
+
+def build_scales(exact: bool, scales: Float32, num_shards: int) -> FloatScales:
+    """For the sums that `comm.exact` asks for."""
+    return FixedPointScales(scales, num_shards) if exact else FloatScales(scales)
+
+
+def sum_leaves(leaves: Float32, scale: np.float32, total: GradientSum) -> np.float32:
+    """Write the sum of leaves that a layer has computed whole, (S, ...), into its gradient.
+
+    Args:
+        leaves: float32, one for each logical shard.
+        scale: what they are multiplied by; if the total is int32 they are rounded then, ties to even.
+        total: (...) float32 or int32, overwritten; zero without leaves.
+
+    Returns:
+        The largest |leaf * scale|; NaN if one is.
+    """
+    scaled = leaves * scale
+    with np.errstate(invalid="ignore"):  # what does not fit is told by the largest
+        np.sum(np.rint(scaled) if total.dtype == np.int32 else scaled, axis=0, dtype=total.dtype, out=total)
+    return np.abs(scaled).max(initial=np.float32(0))  # type: ignore[no-any-return]
