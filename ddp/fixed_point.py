@@ -5,7 +5,7 @@ exactly: every logical shard's gradient (a leaf) is multiplied by 2**e and round
 added by any ranks in any order, and the total is multiplied by 2**-e, once.
 
 Each parameter tensor has its own e. With S shards a leaf may use 31 - log2(S) bits, so that no sum overflows. The
-exponents follow the largest leaf of the step before, with two bits to spare. Where a step's leaves do not fit after
+exponents follow the largest leaves of the steps before, with three bits to spare. Where a step's leaves do not fit after
 all, or use too few bits, all ranks see that in the same report, and the step is computed again with the
 exponents that fit. All of it depends on the leaves alone, thus not on the number of ranks.
 
@@ -21,8 +21,8 @@ import numpy as np
 
 from ddp.kernels.types import Float32, GradientSum, Int64
 
-SPARE_BITS = 2
-"""The largest leaf may grow by 4 from a step to the next."""
+SPARE_BITS = 3
+"""The largest leaf may grow at least by 8 from a step to the next."""
 FEWEST_BITS = 12
 """A largest leaf with so many bits fewer than allowed is computed again."""
 EXPONENTS = range(-110, 121)
@@ -57,7 +57,7 @@ class FloatScales:
         """What to do with the sums of leaves, the largest of which are given: (T,)."""
         return Verdict.USE if np.isfinite(largest).all() else Verdict.NON_FINITE
 
-    def adapt(self, largest: Float32) -> None:
+    def adapt(self, largest: Float32, at_once: bool) -> None:
         """Nothing."""
 
     def leaves(self, shards: Int64) -> Int64:
@@ -90,14 +90,20 @@ class FixedPointScales(FloatScales):
         too_small = could_be_finer & (largest < 2.0 ** (self.bits - FEWEST_BITS))
         return Verdict.REPEAT if (too_large | too_small).any() else Verdict.USE
 
-    def adapt(self, largest: Float32) -> None:
-        """Change the scales so that these leaves, times their new scales, lie below 2**(bits - 2) and not below half.
+    def adapt(self, largest: Float32, at_once: bool) -> None:
+        """Change the scales so that these leaves, times their new scales, lie below 2**(bits - 3) and not below half.
 
         A tensor whose leaves are all 0 keeps its scale; an infinite product says only that a smaller one is needed.
+
+        Args:
+            largest: (T,) of the leaves times their scales.
+            at_once: whether scales may grow by more than 2: gradients that have become small may soon be large again.
         """
         _, power = np.frexp(largest)
         shift = np.where(largest > 0, self.bits - SPARE_BITS - power.astype(np.int64), 0)
         shift[np.isinf(largest)] = -64
+        if not at_once:
+            np.minimum(shift, 1, out=shift)
         self.set_exponents(np.clip(self.exponents + shift, EXPONENTS[0], EXPONENTS[-1]))
 
     def leaves(self, shards: Int64) -> Int64:

@@ -174,12 +174,12 @@ class Trainer:
             verdict = self.scales.judge(largest)
             if verdict is not Verdict.REPEAT:
                 break
-            self.scales.adapt(largest)
+            self.scales.adapt(largest, at_once=True)
             self.repeats += 1
         with self.timers.phase("update"):
             if self._is_gradient_finite(verdict):
                 self._update(batch.global_size)
-                self.scales.adapt(largest)
+                self.scales.adapt(largest, at_once=False)
         self.step += 1
         self.batch_samples = batch.global_size
         self.samples_done += batch.global_size
