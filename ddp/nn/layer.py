@@ -78,7 +78,7 @@ class Layer:
     Attributes:
         is_first: the first layer of its network with parameters, whose dx training does not need.
         can_fuse_relu: whether the layer can apply the ReLU after it to its output, and the derivative of
-            the ReLU before it to its dx, while they are still in registers. `Sequential` then sets
+            the ReLU before it to its dx, without a pass over memory of its own. `Sequential` then sets
             `applies_relu` and `masks_input`, and tells the ReLU that its work is done.
         passes: the methods that make up forward and backward, for the profile.
         num_statistics: float64 numbers of a training step that are summed over all shards of all ranks, along

@@ -222,7 +222,7 @@ class Sequential:
         return sum(layer.workspace_bytes() for layer in (*self.layers, *ends))
 
     def _fuse_relus(self) -> None:
-        """Let the layers around each ReLU do its work, where they can, while the values are in registers."""
+        """Let the layers around each ReLU do its work, where they can, in passes over memory that they make anyway."""
         for layer, following in itertools.pairwise(self.layers):
             if isinstance(following, ReLU) and layer.can_fuse_relu:
                 layer.applies_relu = following.is_applied = True

@@ -244,16 +244,17 @@ def pool_case(draw):
     H, W = draw(IMAGE) + k - 1, draw(IMAGE) + k - 1
     x = np.round(values(B, H, W, C))  # few distinct values: many ties
     dy = values(B, H // k, W // k, C)
+    is_relu = k < 16 and draw(st.booleans())
     y, argmax, dx = out(*dy.shape), out(*dy.shape, dtype=np.uint8), out(*x.shape)
-    pool.max_pool2d_forward(x, k, y, argmax)
+    pool.max_pool2d_forward(x, k, is_relu, y, argmax)
     pool.max_pool2d_backward(dy, argmax, k, dx)
-    expected_y, expected_argmax = reference.max_pool2d_forward(channels_first(x), k)
-    expected_dx = reference.max_pool2d_backward(channels_first(dy), expected_argmax, k, (H, W))
-    return [
-        (y, channels_last(expected_y), 0),
-        (argmax, channels_last(expected_argmax), 0),
-        (dx, channels_last(expected_dx), 0),
-    ]
+    maxima, places = reference.max_pool2d_forward(channels_first(x), k)
+    expected_y, dy = maxima, channels_first(dy).astype(np.float64)
+    if is_relu:
+        expected_y, dy = reference.relu_forward(maxima), reference.relu_backward(maxima, dy)
+    expected_dx = reference.max_pool2d_backward(dy, places, k, (H, W))
+    places = np.where((maxima > 0) | (not is_relu), places, pool.NOWHERE)
+    return [(y, channels_last(expected_y), 0), (argmax, channels_last(places), 0), (dx, channels_last(expected_dx), 0)]
 
 
 def flatten_case(draw):

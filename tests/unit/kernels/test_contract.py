@@ -96,7 +96,7 @@ BY_SAMPLE = [
     ),
     (
         pool.max_pool2d_forward,
-        lambda: (f(BATCH, 9, 8, 18), 2, f(BATCH, 4, 4, 18), np.zeros((BATCH, 4, 4, 18), np.uint8)),
+        lambda: (f(BATCH, 9, 8, 18), 2, True, f(BATCH, 4, 4, 18), np.zeros((BATCH, 4, 4, 18), np.uint8)),
     ),
     (
         pool.max_pool2d_backward,
