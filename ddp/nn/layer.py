@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from ddp.kernels.types import Float32, Float64, Int64
 
@@ -41,16 +42,19 @@ class ParameterSpec:
     shape: Shape
     """As in the state dict, which is PyTorch's."""
     kernel_axes: tuple[int, ...]
-    """The kernels' layout is the state dict's transposed by these axes."""
+    """The kernels' layout is the state dict's, cut by `cut`, transposed by these axes."""
     fan_in: int
     """Inputs of one output; the initial values are uniform within 1/sqrt(fan_in)."""
     initial: float | None = None
     """The initial value of every element, where it is not drawn."""
+    cut: Shape = ()
+    """The state dict's shape with an axis cut into several, where they are to be transposed one by one."""
 
     @property
     def kernel_shape(self) -> Shape:
-        """The shape of the view that the kernels work on."""
-        return tuple(self.shape[axis] for axis in self.kernel_axes)
+        """The shape of the views that the layer is given."""
+        shape = self.cut or self.shape
+        return tuple(shape[axis] for axis in self.kernel_axes)
 
     @property
     def size(self) -> int:
@@ -59,7 +63,11 @@ class ParameterSpec:
 
     def to_state(self, view: Float32) -> Float32:
         """A copy of a kernel view in the state dict's layout."""
-        return np.array(view.transpose(np.argsort(self.kernel_axes)), order="C")
+        return np.array(view.transpose(np.argsort(self.kernel_axes)), order="C").reshape(self.shape)
+
+    def to_kernel(self, value: npt.ArrayLike) -> Float32:
+        """A tensor of the state dict in the kernels' layout; the inverse of `to_state`."""
+        return np.asarray(value, np.float32).reshape(self.cut or self.shape).transpose(self.kernel_axes)
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,10 @@ class Tensor:
     """In the flat parameters."""
     gradient: Float64
     """In the flat gradient sums: over the rank's shards after backward, over all ranks after reduction."""
+
+    def reshape(self, *shape: int) -> Tensor:
+        """The same memory, with axes joined."""
+        return Tensor(self.value.reshape(shape), self.gradient.reshape(shape))
 
 
 class Layer:

@@ -175,10 +175,11 @@ def test_a_relu_around_a_max_pooling(k: int, is_first: bool) -> None:
     assert not dx[0].any()
 
 
-@given(BATCHES, st.sampled_from([(3, 4, 5), (1, 3, 2), (6, 1, 1), (17, 2, 3), (7,)]), SEEDS)
-def test_flatten_is_in_pytorchs_order(batch: int, shape: tuple[int, ...], seed: int) -> None:
+@given(BATCHES, st.sampled_from([(3, 4, 5), (1, 3, 2), (6, 1, 1), (17, 2, 3), (7,)]), st.booleans(), SEEDS)
+def test_flatten_is_in_pytorchs_order(batch: int, shape: tuple[int, ...], is_first: bool, seed: int) -> None:
     x = random(seed, batch, *shape)
-    dy, y, dx, _ = passes(nn.Sequential(nn.Flatten()), x, seed + 1)
+    before = () if is_first or len(shape) == 1 else (nn.MaxPool2d(1),)
+    dy, y, dx, _ = passes(nn.Sequential(*before, nn.Flatten()), x, seed + 1)
     np.testing.assert_array_equal(y, x.reshape(batch, -1))
     np.testing.assert_array_equal(dx, dy.reshape(x.shape))
 
