@@ -236,7 +236,15 @@ def dropout_case(draw):
     words = rng.random_words(seed, rng.Purpose.DROPOUT, stream, step, samples, F)
     mask = (words >= round(p * 2**32)).astype(np.float64)
     expected = reference.dropout(*f64(x), mask, p)
-    return [(y, expected, 3 * U * np.abs(expected)), (y != 0, mask != 0, 0)]
+    # Behind a ReLU: of the output of `dropout`, and with the scale that is its.
+    positive, dy, dx = np.maximum(y, 0).reshape(-1), values(B * F), out(B * F)
+    dropout.dropout_relu_backward(positive, dy, np.float32(1 / (1 - p)), dx)
+    dx_expected = reference.dropout(*f64(dy), (mask * (x > 0)).reshape(-1), p)
+    return [
+        (y, expected, 3 * U * np.abs(expected)),
+        (y != 0, mask != 0, 0),
+        (dx, dx_expected, 3 * U * np.abs(dx_expected)),
+    ]
 
 
 def pool_case(draw):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
 
 from ddp import nn
-from ddp.rng import Purpose, uniform
+from ddp.kernels import reference
+from ddp.rng import Purpose, random_words, uniform
 
 IMAGE = (3, 6, 8)
 SHAPE = (4, 3, 4)  # (C, H, W) behind the convolution and the pooling
@@ -113,3 +114,49 @@ def test_a_wrong_number_of_features_is_named_when_the_image_comes() -> None:
     model = nn.Sequential(*convolution(), nn.Flatten(), nn.Linear(FEATURES + 1, 7))
     with pytest.raises(ValueError, match=r"layer 4 \(Linear\): Linear takes samples of shape \(49,\), got \(48,\)"):
         model.forward(images(), training=True)
+
+
+def linear(outputs: int = FEATURES) -> nn.Linear:
+    return nn.Linear(FEATURES, outputs)
+
+
+RELU_WITHOUT_A_PASS = {
+    "Linear": lambda: [nn.ReLU(), linear()],
+    "MaxPool2d": lambda: [nn.ReLU(), nn.MaxPool2d(2)],
+    "Flatten and Linear": lambda: [nn.ReLU(), nn.Flatten(), linear()],
+    "no dropout and Linear": lambda: [nn.ReLU(), nn.Dropout(0), linear()],
+    "Dropout": lambda: [nn.ReLU(), nn.Dropout(0.5)],
+}
+
+
+@pytest.mark.parametrize("make", RELU_WITHOUT_A_PASS.values(), ids=RELU_WITHOUT_A_PASS)
+def test_the_layer_behind_takes_on_a_relus_derivative(make: Callable[[], list[nn.Layer]]) -> None:
+    relu, *others = make()
+    model = nn.Sequential(relu, *others)
+    needs_image = any(isinstance(layer, nn.MaxPool2d | nn.Flatten) for layer in others)
+    x = images(shape=SHAPE if needs_image else (FEATURES,))
+    y = model.forward(x, training=True)
+    dx = model.backward(np.ones_like(y))
+    assert relu.backward(relu.y, np.array([0, len(x)]), True) is relu.y
+    assert not dx[x <= 0].any()
+    assert (dx[x > 0] != 0).any()
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("size", [1, 2])
+def test_dropout_behind_a_relu_passes_what_the_reference_passes(size: int, training: bool) -> None:
+    """Directly, or with a pooling between; in training a forward pass drops, and in evaluation it does not."""
+    layers = nn.ReLU(), *([nn.MaxPool2d(size)] if size > 1 else []), nn.Dropout(0.25)
+    model, x = nn.Sequential(*layers), images()
+    x[0] = -1
+    y = model.forward(x, training, nn.Draws(5, 2, np.arange(len(x)))).copy()
+    dy = images(1, shape=y.shape[1:])
+    dx = model.backward(dy)
+    words = random_words(5, Purpose.DROPOUT, len(layers) - 1, 2, np.arange(len(x)), y[0].size)
+    kept = np.moveaxis((words >= round(0.25 * 2**32)).reshape(len(x), *y.shape[2:], 3), 3, 1)
+    mask = kept / 0.75 if training else np.ones(y.shape)
+    positive = reference.relu_forward(x.astype(np.float64))
+    pooled, argmax = reference.max_pool2d_forward(positive, size)
+    np.testing.assert_allclose(y, pooled * mask, rtol=1e-6)
+    dpositive = reference.max_pool2d_backward(dy * mask, argmax, size, x.shape[2:])
+    np.testing.assert_allclose(dx, reference.relu_backward(positive, dpositive), rtol=1e-6)
