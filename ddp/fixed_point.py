@@ -5,8 +5,8 @@ exactly: every logical shard's gradient (a leaf) is multiplied by 2**e and round
 added by any ranks in any order, and the total is multiplied by 2**-e, once.
 
 Each parameter tensor has its own e. With S shards a leaf may use 31 - log2(S) bits, so that no sum overflows. The
-exponents follow the largest leaves of the steps before, with three bits to spare. Where a step's leaves do not fit after
-all, or use too few bits, all ranks see that in the same report, and the step is computed again with the
+exponents follow the largest leaves of the steps before, with three bits to spare. Where a step's leaves do not fit
+after all, or use too few bits, all ranks see that in the same report, and the step is computed again with the
 exponents that fit. All of it depends on the leaves alone, thus not on the number of ranks.
 
 Source of the idea: A. Sapio et al., "Scaling Distributed Machine Learning with In-Network Aggregation" (SwitchML),
@@ -18,8 +18,9 @@ from __future__ import annotations
 from enum import Enum
 
 import numpy as np
+import numpy.typing as npt
 
-from ddp.kernels.types import Float32, GradientSum, Int64
+from ddp.kernels.types import Float32, Float64, GradientSum, Int64
 
 SPARE_BITS = 3
 """The largest leaf may grow at least by 8 from a step to the next."""
@@ -110,13 +111,14 @@ class FixedPointScales(FloatScales):
         """Where each leaf begins in a rank's part of the batch, and the end: its shards."""
         return shards
 
-    def set_exponents(self, exponents: object) -> None:
+    def set_exponents(self, exponents: npt.NDArray[np.int64]) -> None:
         """Take exponents (T,), as of a checkpoint."""
         self.exponents[:] = exponents
         self.scales[:] = np.ldexp(np.float32(1), self.exponents)
         self.inverses[:] = np.ldexp(np.float32(1), -self.exponents)
 
-    def _are_hopeless(self, largest: Float32) -> object:
+    def _are_hopeless(self, largest: Float32) -> npt.NDArray[np.bool_]:
+        """Infinite by the smallest scale."""
         return np.isinf(largest) & (self.exponents == EXPONENTS[0])
 
 
@@ -125,11 +127,11 @@ def build_scales(exact: bool, scales: Float32, num_shards: int) -> FloatScales:
     return FixedPointScales(scales, num_shards) if exact else FloatScales(scales)
 
 
-def sum_leaves(leaves: Float32, scale: np.float32, total: GradientSum) -> np.float32:
+def sum_leaves(leaves: Float32 | Float64, scale: np.float32, total: GradientSum) -> np.float32:
     """Write the sum of leaves that a layer has computed whole, (S, ...), into its gradient.
 
     Args:
-        leaves: float32, one for each logical shard.
+        leaves: of float32 numbers, one for each logical shard.
         scale: what they are multiplied by; if the total is int32 they are rounded then, ties to even.
         total: (...) float32 or int32, overwritten; zero without leaves.
 
@@ -139,4 +141,4 @@ def sum_leaves(leaves: Float32, scale: np.float32, total: GradientSum) -> np.flo
     scaled = leaves * scale
     with np.errstate(invalid="ignore"):  # what does not fit is told by the largest
         np.sum(np.rint(scaled) if total.dtype == np.int32 else scaled, axis=0, dtype=total.dtype, out=total)
-    return np.abs(scaled).max(initial=np.float32(0))  # type: ignore[no-any-return]
+    return np.float32(np.abs(scaled).max(initial=0))

@@ -197,7 +197,7 @@ def tile_over_shards(
         counts = integer(0), values[11], values[12]
         operands = Operands(pointer_a, values[2], tuple(values[3:6]), pointer_b, tuple(values[8:11]), counts)
         scale, rows, columns, c_row = splat(builder, values[15], VECTOR), values[16], values[17], values[20]
-        largest = cgutils.alloca_once_value(builder, integer(0))
+        largest = cgutils.alloca_once_value(builder, integer(0))  # type: ignore[no-untyped-call]
 
         def emit(height: int, masks: list[Value]) -> None:
             shape = Shards(starts, values[14]), operands, height, masks

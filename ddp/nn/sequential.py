@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -10,14 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ddp.kernels.types import Float32, GradientSum, Int64
-from ddp.nn.activation import ReLU
 from ddp.nn.flatten import Flatten, Unflatten
 from ddp.nn.layer import Buffers, Draws, Layer, ParameterSpec, Shape, Tensor
+from ddp.nn.neighbours import fuse_relus, order_features
 from ddp.rng import Purpose, uniform
 
 StateDict = dict[str, npt.NDArray[Any]]
 """Arrays by name: float32, but for counters of batches, which are int64."""
-Number = TypeVar("Number", np.float32, np.int32)
+Flat = TypeVar("Flat", bound=npt.NDArray[Any])
 
 
 class Sequential:
@@ -48,6 +47,8 @@ class Sequential:
         self.layers = layers
         first = next((layer for layer in layers if layer.parameter_specs()), layers[0])
         first.is_first = True
+        fuse_relus(layers)
+        order_features(layers)
         specs = [(f"{i}.{s.name}", i, s) for i, layer in enumerate(layers) for s in layer.parameter_specs()]
         self.specs: dict[str, ParameterSpec] = {name: spec for name, _, spec in specs}
         self.parameter_slices: dict[str, slice] = {}
@@ -90,12 +91,14 @@ class Sequential:
         Raises:
             ValueError: if a layer cannot take what the one before gives; the message names the layer.
         """
-        self._fuse_relus()
-        self.entry = Unflatten(*input_shape) if len(input_shape) == 3 else None
+        # An image that is flattened at once is in the public order already.
+        is_image = len(input_shape) == 3 and not isinstance(self.layers[0], Flatten)
+        self.entry = Unflatten(*input_shape) if is_image else None
         self.exit: Flatten | None = None
-        shape: Shape = input_shape
+        shape: Shape = input_shape if len(input_shape) < 3 else (int(np.prod(input_shape)),)
+        self.flat_shape = shape
         if self.entry is not None:
-            shape = self.entry.build((int(np.prod(input_shape)),), capacity, -1)
+            shape = self.entry.build(shape, capacity, -1)
         for index, layer in enumerate(self.layers):
             try:
                 shape = layer.build(shape, capacity, index)
@@ -125,8 +128,9 @@ class Sequential:
             draws = Draws(0, 0, np.arange(len(x)))
         self.shards = np.array([0, len(x)]) if draws.shards is None else draws.shards
         num_samples = len(x)
+        x = x.reshape(num_samples, *self.flat_shape)
         if self.entry is not None:
-            x = self.entry.forward(x.reshape(num_samples, *self.entry.input_shape), training, draws)
+            x = self.entry.forward(x, training, draws)
         for layer in self.layers:
             x = layer.forward(x, training, draws)
         if self.exit is not None:
@@ -230,14 +234,6 @@ class Sequential:
         ends = [layer for layer in (self.entry, self.exit) if layer is not None]
         return sum(layer.workspace_bytes() for layer in (*self.layers, *ends))
 
-    def _fuse_relus(self) -> None:
-        """Let the layers around each ReLU do its work, where they can, while the values are in registers."""
-        for layer, following in itertools.pairwise(self.layers):
-            if isinstance(following, ReLU) and layer.can_fuse_relu:
-                layer.applies_relu = following.is_applied = True
-            if isinstance(layer, ReLU) and following.can_fuse_relu:
-                following.masks_input = layer.is_masked = True
-
     def _buffers(self) -> Buffers:
         """The layers' buffers themselves, by state-dict name."""
         layers = enumerate(self.layers)
@@ -245,10 +241,10 @@ class Sequential:
 
     def _set(self, name: str, value: Float32, flat: Float32 | None = None) -> None:
         view = self._view(self.parameters if flat is None else flat, name)
-        view[...] = np.asarray(value, np.float32).transpose(self.specs[name].kernel_axes)
+        view[...] = self.specs[name].to_kernel(value)
 
-    def _view(self, flat: npt.NDArray[Number], name: str) -> npt.NDArray[Number]:
-        return flat[self.parameter_slices[name]].reshape(self.specs[name].kernel_shape)
+    def _view(self, flat: Flat, name: str) -> Flat:
+        return flat[self.parameter_slices[name]].reshape(self.specs[name].kernel_shape)  # type: ignore[return-value]
 
     def _tensor(self, name: str) -> Tensor:
         number = list(self.specs).index(name)

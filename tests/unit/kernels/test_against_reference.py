@@ -236,7 +236,15 @@ def dropout_case(draw):
     words = rng.random_words(seed, rng.Purpose.DROPOUT, stream, step, samples, F)
     mask = (words >= round(p * 2**32)).astype(np.float64)
     expected = reference.dropout(*f64(x), mask, p)
-    return [(y, expected, 3 * U * np.abs(expected)), (y != 0, mask != 0, 0)]
+    # Behind a ReLU: of the output of `dropout`, and with the scale that is its.
+    positive, dy, dx = np.maximum(y, 0).reshape(-1), values(B * F), out(B * F)
+    dropout.dropout_relu_backward(positive, dy, np.float32(1 / (1 - p)), dx)
+    dx_expected = reference.dropout(*f64(dy), (mask * (x > 0)).reshape(-1), p)
+    return [
+        (y, expected, 3 * U * np.abs(expected)),
+        (y != 0, mask != 0, 0),
+        (dx, dx_expected, 3 * U * np.abs(dx_expected)),
+    ]
 
 
 def pool_case(draw):
@@ -244,16 +252,17 @@ def pool_case(draw):
     H, W = draw(IMAGE) + k - 1, draw(IMAGE) + k - 1
     x = np.round(values(B, H, W, C))  # few distinct values: many ties
     dy = values(B, H // k, W // k, C)
+    is_relu = k < 16 and draw(st.booleans())
     y, argmax, dx = out(*dy.shape), out(*dy.shape, dtype=np.uint8), out(*x.shape)
-    pool.max_pool2d_forward(x, k, y, argmax)
+    pool.max_pool2d_forward(x, k, is_relu, y, argmax)
     pool.max_pool2d_backward(dy, argmax, k, dx)
-    expected_y, expected_argmax = reference.max_pool2d_forward(channels_first(x), k)
-    expected_dx = reference.max_pool2d_backward(channels_first(dy), expected_argmax, k, (H, W))
-    return [
-        (y, channels_last(expected_y), 0),
-        (argmax, channels_last(expected_argmax), 0),
-        (dx, channels_last(expected_dx), 0),
-    ]
+    maxima, places = reference.max_pool2d_forward(channels_first(x), k)
+    expected_y, dy = maxima, channels_first(dy).astype(np.float64)
+    if is_relu:
+        expected_y, dy = reference.relu_forward(maxima), reference.relu_backward(maxima, dy)
+    expected_dx = reference.max_pool2d_backward(dy, places, k, (H, W))
+    places = np.where((maxima > 0) | (not is_relu), places, pool.NOWHERE)
+    return [(y, channels_last(expected_y), 0), (argmax, channels_last(places), 0), (dx, channels_last(expected_dx), 0)]
 
 
 def flatten_case(draw):

@@ -94,9 +94,10 @@ BY_SAMPLE = [
         dropout._dropout,
         lambda: (f(BATCH, 37), *WORDS[:3], np.arange(BATCH), WORDS[3], np.float32(2), f(BATCH, 37)),
     ),
+    (dropout.dropout_relu_backward, lambda: (f(NUMBERS), f(NUMBERS), np.float32(2), f(NUMBERS))),
     (
         pool.max_pool2d_forward,
-        lambda: (f(BATCH, 9, 8, 18), 2, f(BATCH, 4, 4, 18), np.zeros((BATCH, 4, 4, 18), np.uint8)),
+        lambda: (f(BATCH, 9, 8, 18), 2, True, f(BATCH, 4, 4, 18), np.zeros((BATCH, 4, 4, 18), np.uint8)),
     ),
     (
         pool.max_pool2d_backward,

@@ -70,19 +70,20 @@ def test_dropout_in_place_equals_out_of_place():
 def test_first_of_equal_maxima_wins(window, place):
     x = np.repeat(array(*window).reshape(1, 2, 2, 1), 19, axis=3)
     y, argmax = np.empty((1, 1, 1, 19), np.float32), np.empty((1, 1, 1, 19), np.uint8)
-    pool.max_pool2d_forward(x, 2, y, argmax)
+    pool.max_pool2d_forward(x, 2, False, y, argmax)
     assert (y == max(window)).all()
     assert (argmax == place).all()
 
 
+@pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("place", range(4))
-def test_pooling_keeps_nan(place):
+def test_pooling_keeps_nan(place, relu):
     x = np.full((1, 4, 19), 7, np.float32)
     x[0, place] = np.nan
     y, argmax = np.zeros((1, 1, 1, 19), np.float32), np.empty((1, 1, 1, 19), np.uint8)
-    pool.max_pool2d_forward(x.reshape(1, 2, 2, 19), 2, y, argmax)
+    pool.max_pool2d_forward(x.reshape(1, 2, 2, 19), 2, relu, y, argmax)
     assert np.isnan(y).all()
-    assert (argmax == place).all()
+    assert (argmax == (pool.NOWHERE if relu else place)).all()
 
 
 def test_pooling_gradient_is_zero_outside_whole_windows():
