@@ -91,7 +91,9 @@ class Trainer:
         self.reports = ShardReports(config.batch.shards, self.model.scales.size, self.model.num_statistics)
         self.scales = build_scales(config.comm.exact, self.model.scales, config.batch.shards)
         slices = self.model.parameter_slices.values()
-        self.reducer = build_reducer(config.comm.reducer, world, self.model.sums, self.reports.integers, slices)
+        self.reducer = build_reducer(
+            config.comm.reducer, world, self.model.gradient_sums, self.reports.integers, slices
+        )
         self.evaluator = Evaluator(world, dataset.test, capacity)
         self.data_checksum = world.once_on_node(dataset.checksum)
         self.timers = PhaseTimers()

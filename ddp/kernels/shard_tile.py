@@ -182,7 +182,8 @@ def tile_over_shards(
     """Write c[i, j] = the total over shards of sum_k a[k, i] b[k, j], k over a shard's samples and two inner levels.
 
     For up to SHARD_ROWS rows and TILE_COLUMNS columns; offsets and distances count elements. Returns the bits of
-    the largest |sum * scale| of a shard, as a float32's; c is int32 or float32.
+    the largest |sum * scale| of a shard, as a float32's; of a factor that is infinite it may be a NaN.
+    c is int32 or float32.
     """
     integers = [types.int64]
     signature = types.int64(

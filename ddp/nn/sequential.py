@@ -24,8 +24,8 @@ class Sequential:
 
     Attributes:
         parameters: (num_parameters,) float32, all parameters; layers hold views of it.
-        sums: (num_parameters,) float32, or int32 in fixed point: the sums of the shards' gradients times their scales.
-        scales: (T,) float32, what the gradients of each parameter tensor are multiplied by; 1 unless someone sets them.
+        gradient_sums: (num_parameters,) float32, or int32 in fixed point: sums of the shards' gradients, scaled.
+        scales: (T,) float32, what the gradients of each parameter tensor are multiplied by; 1 unless they are set.
         largest: (T,) float32, the largest |gradient of a shard * scale| that backward met in each.
         num_statistics: numbers that each shard of a training step tells all ranks.
         parameter_slices: where each parameter tensor lies in the flat buffers, by state-dict name.
@@ -57,7 +57,7 @@ class Sequential:
             self.parameter_slices[name] = slice(end, end + spec.size)
             end += spec.size
         self.parameters = np.zeros(end, np.float32)
-        self.sums: GradientSum = np.zeros(end, np.int32) if exact else np.zeros(end, np.float32)
+        self.gradient_sums: GradientSum = np.zeros(end, np.int32) if exact else np.zeros(end, np.float32)
         self.scales, self.largest = np.ones(len(specs), np.float32), np.zeros(len(specs), np.float32)
         self.num_statistics = sum(layer.num_statistics for layer in layers)
         for i, layer in enumerate(layers):
@@ -138,7 +138,7 @@ class Sequential:
         return x.reshape(num_samples, *self.output_shape)
 
     def backward(self, dy: Float32, shards: Int64 | None = None, input_gradient: bool = True) -> Float32:
-        """Compute all gradients of the last forward's batch, overwriting `sums` and `largest`.
+        """Compute all gradients of the last forward's batch, overwriting `gradient_sums` and `largest`.
 
         Args:
             dy: gradient of the loss by the output, of its shape.
@@ -166,8 +166,15 @@ class Sequential:
         for layer, columns in self._statistics():
             layer.write_statistics(rows[:, columns])
 
-    def update_statistics(self, rows: Float32) -> None:
-        """Update the running statistics of batch normalisation from those of all shards: (S, num_statistics)."""
+    def update_statistics(self, rows: Float32 | None = None) -> None:
+        """Update the running statistics of batch normalisation.
+
+        Args:
+            rows: (S, num_statistics) float32, of the shards of all ranks; default: of the last training forward's.
+        """
+        if rows is None:
+            rows = np.zeros((len(self.shards) - 1, self.num_statistics), np.float32)
+            self.write_statistics(rows)
         for layer, columns in self._statistics():
             layer.update_statistics(rows[:, columns])
 
@@ -195,7 +202,9 @@ class Sequential:
     def gradient_dict(self) -> StateDict:
         """Copies of the gradients under the parameters' names and in their shapes, rounded to float32."""
         lengths = [spec.size for spec in self.specs.values()]
-        return self.to_state((self.sums / np.repeat(self.scales.astype(np.float64), lengths)).astype(np.float32))
+        return self.to_state(
+            (self.gradient_sums / np.repeat(self.scales.astype(np.float64), lengths)).astype(np.float32)
+        )
 
     def load_state_dict(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
         """Take parameters and buffers from a state dict.
@@ -249,7 +258,7 @@ class Sequential:
     def _tensor(self, name: str) -> Tensor:
         number = list(self.specs).index(name)
         scale, largest = self.scales[number : number + 1], self.largest[number : number + 1]
-        return Tensor(self._view(self.parameters, name), self._view(self.sums, name), scale, largest)
+        return Tensor(self._view(self.parameters, name), self._view(self.gradient_sums, name), scale, largest)
 
 
 def _check_shapes(state: Mapping[str, npt.NDArray[Any]], expected: Mapping[str, Shape]) -> None:

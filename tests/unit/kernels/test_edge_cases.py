@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ddp.kernels import conv2d, dropout, flatten, linear, pool, relu, softmax, update
+from ddp.kernels import conv2d, dropout, flatten, linear, pool, relu, softmax
 
 
 def array(*values):
@@ -114,9 +114,9 @@ def test_flatten_is_channel_major():
 def test_empty_batch_gives_zero_gradients():
     x, dy = np.empty((0, 4), np.float32), np.empty((0, 3), np.float32)
     shards = np.array([0, 0])
-    dw, db = np.full((3, 4), np.nan), np.full(3, np.nan)
-    linear.linear_backward_weight(x, dy, shards, dw)
-    linear.linear_backward_bias(dy, shards, db)
+    dw, db = np.full((4, 3), 7, np.int32), np.full(3, 7, np.int32)
+    assert linear.linear_backward_weight(x, dy, shards, np.float32(1), dw) == 0
+    assert linear.linear_backward_bias(dy, shards, np.float32(1), db) == 0
     assert not dw.any()
     assert not db.any()
     x, dy = np.empty((0, 5, 5, 2), np.float32), np.empty((0, 3, 3, 3), np.float32)
@@ -152,12 +152,3 @@ def test_nan_logit_gives_nan_loss():
     softmax.softmax_cross_entropy(x, np.array([0, 0, 0]), loss, dx)
     assert np.isnan(loss).all()
     assert np.isnan(dx).all()
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_round_gradient_shows_what_is_not_finite(value):
-    g = np.ones(70_000, np.float32)
-    g[12_345] = value
-    assert not np.isfinite(
-        update.round_gradient(g.astype(np.float64), np.empty_like(g), np.empty(update.num_blocks(g.size)))
-    )
