@@ -26,8 +26,8 @@ SPARE_BITS = 3
 """The largest leaf may grow at least by 8 from a step to the next."""
 FEWEST_BITS = 12
 """A largest leaf with so many bits fewer than allowed is computed again."""
-EXPONENTS = range(-110, 121)
-"""Of any finite leaf's; 2**e and 2**-e are normal float32 numbers."""
+EXPONENTS = range(-95, 121)
+"""With the smallest, S leaves of 31 - log2(S) bits add up to less than 2**126: a larger sum counts as infinite."""
 
 
 class Verdict(Enum):
@@ -84,9 +84,9 @@ class FixedPointScales(FloatScales):
 
     def judge(self, largest: Float32) -> Verdict:
         """What to do with sums whose largest leaves, times their scales, are given: (T,), infinities and NaN too."""
-        if np.isnan(largest).any() or self._are_hopeless(largest).any():
-            return Verdict.NON_FINITE
         too_large = largest.astype(np.float64) >= 2**self.bits - 1
+        if np.isnan(largest).any() or (too_large & (self.exponents == EXPONENTS[0])).any():
+            return Verdict.NON_FINITE
         could_be_finer = (largest > 0) & (self.exponents < EXPONENTS[-1])
         too_small = could_be_finer & (largest < 2.0 ** (self.bits - FEWEST_BITS))
         return Verdict.REPEAT if (too_large | too_small).any() else Verdict.USE
@@ -116,10 +116,6 @@ class FixedPointScales(FloatScales):
         self.exponents[:] = exponents
         self.scales[:] = np.ldexp(np.float32(1), self.exponents)
         self.inverses[:] = np.ldexp(np.float32(1), -self.exponents)
-
-    def _are_hopeless(self, largest: Float32) -> npt.NDArray[np.bool_]:
-        """Infinite by the smallest scale."""
-        return np.isinf(largest) & (self.exponents == EXPONENTS[0])
 
 
 def build_scales(exact: bool, scales: Float32, num_shards: int) -> FloatScales:

@@ -80,12 +80,19 @@ def test_nan_and_infinity_are_never_used(kind: type) -> None:
     assert verdict is Verdict.NON_FINITE
 
 
-@pytest.mark.parametrize("largest", [np.finfo(np.float32).max, np.finfo(np.float32).smallest_normal, 1e-45])
+@pytest.mark.parametrize("largest", [2.0**122, np.finfo(np.float32).smallest_normal, 1e-45])
 def test_the_ends_of_float32_have_a_scale(largest: float) -> None:
     scales = scales_for(largest)
     assert scales.exponents[0] in EXPONENTS
     assert np.isfinite(scales.scales).all()
     assert np.isfinite(scales.inverses).all()
+
+
+def test_leaves_whose_sum_would_be_infinite_count_as_infinite() -> None:
+    scales = FixedPointScales(np.ones(1, np.float32), 8)
+    while (verdict := scales.judge(seen(scales, 2.0**125))) is Verdict.REPEAT:
+        scales.adapt(seen(scales, 2.0**125), at_once=True)
+    assert verdict is Verdict.NON_FINITE
 
 
 @given(st.integers(1, 9), st.integers(0, 2**32 - 1))

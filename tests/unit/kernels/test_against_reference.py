@@ -118,22 +118,22 @@ def conv2d_case(draw):
     b = values(OC) if draw(st.booleans()) else values(0)
     is_relu, is_masked = draw(st.booleans()), draw(st.booleans())
     y, dx, turned = out(B, OH, OW, OC), out(B, H, W, IC), out(K, K, OC, IC)
-    dw, db, shards = out(K, K, IC, OC, dtype=np.float64), out(OC, dtype=np.float64), draw_shards(draw, B)
+    dw, db, shards, scale = out(K, K, IC, OC), out(OC), draw_shards(draw, B), np.float32(0.25)
     wide_x = out(B, H + 2 * padding, W + 2 * padding, IC)
     wide_dy = out(B, H + K - 1, W + K - 1, OC)
     conv2d.pad_image(x, padding, wide_x)
     conv2d.pad_image(dy, K - 1 - padding, wide_dy)
     conv2d.turn_weight(w, turned)
     conv2d.conv2d_forward(wide_x, w, b, is_relu, y)
-    conv2d.conv2d_backward_weight(wide_x, dy, shards, dw)
-    conv2d.conv2d_backward_bias(dy, shards, db)
+    conv2d.conv2d_backward_weight(wide_x, dy, shards, scale, dw)
+    conv2d.conv2d_backward_bias(dy, shards, scale, db)
     conv2d.conv2d_backward_input(wide_dy, turned, x if is_masked else x[:0], dx)
 
     def equations(x, w, b, dy):
         return (
             channels_last(reference.conv2d_forward(x, w, b if b.size else np.zeros(OC), padding)),
-            reference.conv2d_backward_weight(x, dy, K, padding).transpose(2, 3, 1, 0),
-            reference.conv2d_backward_bias(dy),
+            scale * reference.conv2d_backward_weight(x, dy, K, padding).transpose(2, 3, 1, 0),
+            scale * reference.conv2d_backward_bias(dy),
             channels_last(reference.conv2d_backward_input(dy, w, padding, (H, W))),
         )
 
