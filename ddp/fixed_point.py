@@ -123,18 +123,16 @@ def build_scales(exact: bool, scales: Float32, num_shards: int) -> FloatScales:
     return FixedPointScales(scales, num_shards) if exact else FloatScales(scales)
 
 
-def sum_leaves(leaves: Float32 | Float64, scale: np.float32, total: GradientSum) -> np.float32:
+def sum_leaves(leaves: Float32 | Float64, scale: np.float32, total: GradientSum, largest: Int64) -> None:
     """Write the sum of leaves that a layer has computed whole, (S, ...), into its gradient.
 
     Args:
         leaves: of float32 numbers, one for each logical shard.
         scale: what they are multiplied by; if the total is int32 they are rounded then, ties to even.
         total: (...) float32 or int32, overwritten; zero without leaves.
-
-    Returns:
-        The largest |leaf * scale|; NaN if one is.
+        largest: (threads,) int64, one of which is raised to the bits of the largest |leaf * scale|, as a float32's.
     """
     scaled = leaves * scale
     with np.errstate(invalid="ignore"):  # what does not fit is told by the largest
         np.sum(np.rint(scaled) if total.dtype == np.int32 else scaled, axis=0, dtype=total.dtype, out=total)
-    return np.float32(np.abs(scaled).max(initial=0))
+    largest[0] = max(largest[0], np.abs(scaled).astype(np.float32).view(np.int32).max(initial=0))

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ddp.kernels.jit import inline, kernel, prange
+from ddp.kernels.jit import get_thread_id, inline, kernel, prange
 from ddp.kernels.linear import linear_backward_bias
 from ddp.kernels.shard_tile import tile_over_long_shards
 from ddp.kernels.tile import (
@@ -99,7 +99,9 @@ def conv2d_forward(x: Float32, w: Float32, b: Float32, relu: bool, y: Float32) -
 
 
 @kernel
-def conv2d_backward_weight(x: Float32, dy: Float32, shards: Int64, scale: np.float32, dw: GradientSum) -> int:
+def conv2d_backward_weight(
+    x: Float32, dy: Float32, shards: Int64, scale: np.float32, dw: GradientSum, largest: Int64
+) -> None:
     """Write dw, the total over the logical shards of each one's gradient by the weights.
 
     Args:
@@ -108,9 +110,7 @@ def conv2d_backward_weight(x: Float32, dy: Float32, shards: Int64, scale: np.flo
         shards: (S + 1,) int64, rising from 0 to B: where each shard begins, and the end.
         scale: what each shard's sum is multiplied by, before it is rounded to an integer if dw is int32.
         dw: (K, K, IC, OC) float32 or int32, overwritten; zero for an empty batch.
-
-    Returns:
-        The bits of the largest |sum * scale| of a shard as a float32.
+        largest: (threads,) int64, one of which is raised to the bits of the largest |sum * scale|, as a float32's.
 
     Source: slide "Convolution (Back propagation)",
     dL/dw_{oc,ic,i',j'} = sum_{b,i,j} dL/dy_{b,oc,i,j} x_{b,ic,i+i',j+j'}.
@@ -119,7 +119,6 @@ def conv2d_backward_weight(x: Float32, dy: Float32, shards: Int64, scale: np.flo
     OH, OW, OC = dy.shape[1:]
     K, num_shards = dw.shape[0], shards.shape[0] - 1
     num_blocks = _num_blocks(K * IC, TILE_ROWS)
-    largest = 0
     for task in prange(K * num_blocks):
         di, block = task // num_blocks, task % num_blocks
         first, end = K * IC * block // num_blocks, K * IC * (block + 1) // num_blocks
@@ -129,11 +128,11 @@ def conv2d_backward_weight(x: Float32, dy: Float32, shards: Int64, scale: np.flo
                 shards, num_shards, scale, end - first, min(TILE_COLUMNS, OC - oc),
                 dw, (di * K * IC + first) * OC + oc, OC,
             )  # fmt: skip
-            largest = max(largest, found)
-    return largest
+            thread = get_thread_id()
+            largest[thread] = max(largest[thread], found)
 
 
-def conv2d_backward_bias(dy: Float32, shards: Int64, scale: np.float32, db: GradientSum) -> int:
+def conv2d_backward_bias(dy: Float32, shards: Int64, scale: np.float32, db: GradientSum, largest: Int64) -> None:
     """Write db, the total over the logical shards of each one's sum of dy over samples and pixels.
 
     Args:
@@ -141,14 +140,12 @@ def conv2d_backward_bias(dy: Float32, shards: Int64, scale: np.float32, db: Grad
         shards: (S + 1,) int64, as for `conv2d_backward_weight`.
         scale: as for `conv2d_backward_weight`.
         db: (OC,) float32 or int32, overwritten; zero for an empty batch.
-
-    Returns:
-        As `conv2d_backward_weight`.
+        largest: as for the weights.
 
     Source: the slides have no bias; every pixel is a row of the linear layer's gradient by its bias.
     """
     B, OH, OW, OC = dy.shape
-    return linear_backward_bias(dy.reshape(B * OH * OW, OC), shards * (OH * OW), scale, db)
+    linear_backward_bias(dy.reshape(B * OH * OW, OC), shards * (OH * OW), scale, db, largest)
 
 
 @kernel

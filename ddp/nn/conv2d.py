@@ -120,17 +120,15 @@ class Conv2d(Layer):
 
     def backward_weight(self, dy: Float32, shards: Int64) -> None:
         """Compute dw and db."""
-        weight, bias = self.weight, self.bias
-        if bias:
-            bias.note(conv2d.conv2d_backward_bias(dy, shards, bias.scale[0], bias.gradient))
+        if self.bias:
+            conv2d.conv2d_backward_bias(dy, shards, *self.bias.sum())
         if self.patch:
             work = self.winograd
             blocks = work.chunk_inputs, work.chunk_outputs, work.chunk_products
-            arguments = self.x, self.padding, dy, shards, weight.scale[0], work.chunk, *blocks, weight.gradient
-            weight.note(winograd.winograd_backward_weight(*arguments))
+            gradient = self.weight.sum()
+            winograd.winograd_backward_weight(self.x, self.padding, dy, shards, work.chunk, *blocks, *gradient)
         else:
-            arguments = self.surrounded_x, dy, shards, weight.scale[0], weight.gradient
-            weight.note(conv2d.conv2d_backward_weight(*arguments))
+            conv2d.conv2d_backward_weight(self.surrounded_x, dy, shards, *self.weight.sum())
 
     def backward_input(self, dy: Float32) -> Float32:
         """Compute dx, and where asked to, its product with the derivative of the ReLU before."""

@@ -80,12 +80,12 @@ class Tensor:
     """In the flat gradient sums: over the rank's shards after backward, over all ranks after reduction."""
     scale: Float32
     """(1,) what each shard's gradient is multiplied by before it is added."""
-    largest: Float32
-    """(1,) the largest |gradient of a shard * scale| that backward met."""
+    largest: Int64
+    """(threads,) to be raised to the bits of the largest |gradient of a shard * scale|, as a float32's."""
 
-    def note(self, bits: int) -> None:
-        """Take the largest as the kernels give it, as the bits of a float32."""
-        self.largest.view(np.int32)[0] = bits
+    def sum(self) -> tuple[np.float32, GradientSum, Int64]:
+        """What a kernel needs to sum leaves: the scale, and what it writes, the sum and the largest."""
+        return self.scale[0], self.gradient, self.largest
 
     def reshape(self, *shape: int) -> Tensor:
         """The same memory, with axes joined."""

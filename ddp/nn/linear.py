@@ -67,10 +67,9 @@ class Linear(Layer):
 
     def backward_weight(self, dy: Float32, shards: Int64) -> None:
         """Compute dW and db."""
-        weight, bias = self.weight, self.bias
-        weight.note(linear.linear_backward_weight(self.x, dy, shards, weight.scale[0], weight.gradient))
-        if bias:
-            bias.note(linear.linear_backward_bias(dy, shards, bias.scale[0], bias.gradient))
+        linear.linear_backward_weight(self.x, dy, shards, *self.weight.sum())
+        if self.bias:
+            linear.linear_backward_bias(dy, shards, *self.bias.sum())
 
     def backward_input(self, dy: Float32) -> Float32:
         """Compute dx, and where asked to, its product with the derivative of the ReLU before."""

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from ddp.kernels.jit import MOST_THREADS
 from ddp.kernels.types import Float32, GradientSum, Int64
 from ddp.nn.flatten import Flatten, Unflatten
 from ddp.nn.layer import Buffers, Draws, Layer, ParameterSpec, Shape, Tensor
@@ -26,7 +27,6 @@ class Sequential:
         parameters: (num_parameters,) float32, all parameters; layers hold views of it.
         gradient_sums: (num_parameters,) float32, or int32 in fixed point: sums of the shards' gradients, scaled.
         scales: (T,) float32, what the gradients of each parameter tensor are multiplied by; 1 unless they are set.
-        largest: (T,) float32, the largest |gradient of a shard * scale| that backward met in each.
         num_statistics: numbers that each shard of a training step tells all ranks.
         parameter_slices: where each parameter tensor lies in the flat buffers, by state-dict name.
     """
@@ -58,7 +58,8 @@ class Sequential:
             end += spec.size
         self.parameters = np.zeros(end, np.float32)
         self.gradient_sums: GradientSum = np.zeros(end, np.int32) if exact else np.zeros(end, np.float32)
-        self.scales, self.largest = np.ones(len(specs), np.float32), np.zeros(len(specs), np.float32)
+        self.scales = np.ones(len(specs), np.float32)
+        self._largest = np.zeros((len(specs), MOST_THREADS), np.int64)
         self.num_statistics = sum(layer.num_statistics for layer in layers)
         for i, layer in enumerate(layers):
             layer.bind({spec.name: self._tensor(name) for name, owner, spec in specs if owner == i})
@@ -151,6 +152,7 @@ class Sequential:
         assert self.input_shape is not None, "backward needs a forward before it"
         if shards is None:
             shards = self.shards
+        self._largest.fill(0)
         if self.exit is not None:
             dy = self.exit.backward(dy.reshape(len(dy), *self.exit.shape), shards, True)
         for layer in reversed(self.layers):
@@ -160,6 +162,12 @@ class Sequential:
         if self.entry is not None:
             dy = self.entry.backward(dy, shards, True)
         return dy.reshape(len(dy), *self.input_shape)
+
+    @property
+    def largest(self) -> Float32:
+        """(T,) the largest |gradient of a shard * scale| of each tensor in the last backward; NaN if one was."""
+        largest: Float32 = self._largest.max(axis=1).astype(np.int32).view(np.float32)
+        return largest
 
     def write_statistics(self, rows: Float32) -> None:
         """Write what each of the rank's shards tells all ranks of the last training forward: (S, num_statistics)."""
@@ -257,7 +265,7 @@ class Sequential:
 
     def _tensor(self, name: str) -> Tensor:
         number = list(self.specs).index(name)
-        scale, largest = self.scales[number : number + 1], self.largest[number : number + 1]
+        scale, largest = self.scales[number : number + 1], self._largest[number]
         return Tensor(self._view(self.parameters, name), self._view(self.gradient_sums, name), scale, largest)
 
 

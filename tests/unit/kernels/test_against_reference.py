@@ -33,6 +33,7 @@ from ddp.kernels import (
 )
 
 U = 2.0**-24
+LARGEST = np.zeros(16, np.int64)
 BATCHES = st.sampled_from([0, 1, 2, 5])
 SIZES = st.sampled_from([1, 2, 3, 7, 10, 16, 17, 33])
 IMAGE = st.integers(1, 9)
@@ -82,8 +83,8 @@ def linear_case(draw):
     y, dx, shards = out(B, O), out(B, I), draw_shards(draw, B)
     dw, db, scale = out(I, O), out(O), np.float32(draw(st.sampled_from([1, 2.0**-9])))
     linear.linear_forward(x, w, b, is_relu, y)
-    linear.linear_backward_weight(x, dy, shards, scale, dw)
-    linear.linear_backward_bias(dy, shards, scale, db)
+    linear.linear_backward_weight(x, dy, shards, scale, dw, LARGEST)
+    linear.linear_backward_bias(dy, shards, scale, db, LARGEST)
     linear.linear_backward_input(dy, w, x if is_masked else x[:0], dx)
 
     def equations(x, w, b, dy):
@@ -125,8 +126,8 @@ def conv2d_case(draw):
     conv2d.pad_image(dy, K - 1 - padding, wide_dy)
     conv2d.turn_weight(w, turned)
     conv2d.conv2d_forward(wide_x, w, b, is_relu, y)
-    conv2d.conv2d_backward_weight(wide_x, dy, shards, scale, dw)
-    conv2d.conv2d_backward_bias(dy, shards, scale, db)
+    conv2d.conv2d_backward_weight(wide_x, dy, shards, scale, dw, LARGEST)
+    conv2d.conv2d_backward_bias(dy, shards, scale, db, LARGEST)
     conv2d.conv2d_backward_input(wide_dy, turned, x if is_masked else x[:0], dx)
 
     def equations(x, w, b, dy):
