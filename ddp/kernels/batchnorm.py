@@ -28,10 +28,10 @@ __all__ = [
     "batchnorm_normalise",
     "batchnorm_statistics",
     "cut_shards",
-    "sum_shards",
 ]
 
 PART = 32_768  # elements of a part: 128 KB, many to a large layer and one to a small layer's shard
+BLOCK = 64  # channels of a task that goes over all shards: whole cache lines
 ZERO = np.float32(0)
 Eight = tuple[float, float, float, float, float, float, float, float]
 
@@ -105,14 +105,31 @@ def batchnorm_forward_sums(x: Float32, parts: Int64, sums: Float64) -> None:
                 squares[c] += x_nc * x_nc
 
 
+@inline
+def _add_parts(sums: Float64, first: int, last: int, c: int, end: int) -> None:
+    """Add a shard's parts to its first one, in their order, for channels c to end - 1."""
+    for part in range(first + 1, last):
+        for k in range(c, end):
+            sums[first, 0, k] += sums[part, 0, k]
+            sums[first, 1, k] += sums[part, 1, k]
+
+
 @kernel
 def batchnorm_statistics(
-    sums: Float64, parts: Int64, first_parts: Int64, eps: float, mean: Float32, variance: Float32, inv_std: Float32
+    sums: Float64,
+    parts: Int64,
+    first_parts: Int64,
+    eps: float,
+    mean: Float32,
+    variance: Float32,
+    inv_std: Float32,
+    total_mean: Float64,
+    total_variance: Float64,
 ) -> None:
-    """Write each shard's mean and variance; zeros for an empty shard.
+    """Write each shard's mean and variance, zeros for an empty shard, and their sums over the shards.
 
     Args:
-        sums: (P, 2, C) float64, from `batchnorm_forward_sums`.
+        sums: (P, 2, C) float64, from `batchnorm_forward_sums`; overwritten.
         parts: (P, 4) int64, from `cut_shards`.
         first_parts: (S + 1,) int64, from `cut_shards`.
         eps: added to the variance.
@@ -120,24 +137,30 @@ def batchnorm_statistics(
         variance: (S, C) float32, overwritten with unbiased variances (sum of squares / (n - 1), for the running
             statistics); 0 for a shard of one row or none.
         inv_std: (S, C) float32, overwritten with 1 / sqrt(v + eps), v being sum of squares / n.
+        total_mean: (C,) float64, overwritten with the sum of the means.
+        total_variance: (C,) float64, overwritten with the sum of the unbiased variances.
 
     Source: Ioffe and Szegedy, Algorithm 1.
     """
-    for shard in prange(mean.shape[0]):
-        first, last = first_parts[shard], first_parts[shard + 1]
-        size = parts[first, 3] if first < last else 1
-        for c in range(mean.shape[1]):
-            total = squares = 0.0
-            for part in range(first, last):
-                total += sums[part, 0, c]
-                squares += sums[part, 1, c]
-            mu = total / size
-            # In float64 the difference keeps enough digits: squares of float32 numbers are exact there.
-            sigma2 = squares / size - mu * mu
-            sigma2 = 0.0 if sigma2 < 0 else sigma2
-            mean[shard, c] = mu
-            variance[shard, c] = sigma2 * size / max(size - 1, 1)
-            inv_std[shard, c] = 1 / np.sqrt(sigma2 + eps)
+    S, C = mean.shape
+    for block in prange((C + BLOCK - 1) // BLOCK):
+        start, end = block * BLOCK, min(block * BLOCK + BLOCK, C)
+        for c in range(start, end):
+            total_mean[c] = total_variance[c] = 0
+        for shard in range(S):
+            first, last = first_parts[shard], first_parts[shard + 1]
+            size = parts[first, 3] if first < last else 0
+            _add_parts(sums, first, last, start, end)
+            for c in range(start, end):
+                mu = sums[first, 0, c] / size if size > 0 else 0.0
+                # In float64 the difference keeps enough digits: squares of float32 numbers are exact there.
+                sigma2 = sums[first, 1, c] / size - mu * mu if size > 0 else 0.0
+                sigma2 = 0.0 if sigma2 < 0 else sigma2
+                mean[shard, c] = mu
+                variance[shard, c] = sigma2 * size / max(size - 1, 1)
+                inv_std[shard, c] = 1 / np.sqrt(sigma2 + eps)
+                total_mean[c] += np.float64(mean[shard, c])
+                total_variance[c] += np.float64(variance[shard, c])
 
 
 @kernel
@@ -197,26 +220,41 @@ def batchnorm_backward_sums(x: Float32, dy: Float32, parts: Int64, mean: Float32
 
 
 @kernel
-def batchnorm_gradients(sums: Float64, first_parts: Int64, inv_std: Float32, dgamma: Float32, dbeta: Float32) -> None:
-    """Write each shard's leaf gradients by gamma and beta; zeros for an empty shard.
+def batchnorm_gradients(
+    sums: Float64,
+    first_parts: Int64,
+    inv_std: Float32,
+    dgamma: Float32,
+    dbeta: Float32,
+    total_dgamma: Float64,
+    total_dbeta: Float64,
+) -> None:
+    """Write each shard's leaf gradients by gamma and beta, zeros for an empty shard, and their sums over the shards.
 
     With x^ = (x - mean) inv_std: dgamma = sum dy x^, dbeta = sum dy.
 
     Args:
-        sums: (P, 2, C) float64, from `batchnorm_backward_sums`.
+        sums: (P, 2, C) float64, from `batchnorm_backward_sums`; overwritten.
         first_parts: (S + 1,) int64, from `cut_shards`.
         inv_std: (S, C) float32, from the forward pass.
         dgamma: (S, C) float32, overwritten.
         dbeta: (S, C) float32, overwritten.
+        total_dgamma: (C,) float64, overwritten.
+        total_dbeta: (C,) float64, overwritten.
     """
-    for shard in prange(inv_std.shape[0]):
-        for c in range(inv_std.shape[1]):
-            total = products = 0.0
-            for part in range(first_parts[shard], first_parts[shard + 1]):
-                total += sums[part, 0, c]
-                products += sums[part, 1, c]
-            dgamma[shard, c] = products * inv_std[shard, c]
-            dbeta[shard, c] = total
+    S, C = inv_std.shape
+    for block in prange((C + BLOCK - 1) // BLOCK):
+        start, end = block * BLOCK, min(block * BLOCK + BLOCK, C)
+        for c in range(start, end):
+            total_dgamma[c] = total_dbeta[c] = 0
+        for shard in range(S):
+            first, last = first_parts[shard], first_parts[shard + 1]
+            _add_parts(sums, first, last, start, end)
+            for c in range(start, end):
+                dgamma[shard, c] = sums[first, 1, c] * inv_std[shard, c] if first < last else 0.0
+                dbeta[shard, c] = sums[first, 0, c] if first < last else 0.0
+                total_dgamma[c] += np.float64(dgamma[shard, c])
+                total_dbeta[c] += np.float64(dbeta[shard, c])
 
 
 @kernel
@@ -258,18 +296,3 @@ def batchnorm_backward_input(
                 common = (dbeta_k[c] + x_hat * dgamma_k[c]) * share
                 dx_nc = gamma[c] * inv_std_k[c] * (dy_n[c] - common)
                 dx_n[c] = ZERO if masked and not x_n[c] > ZERO else dx_nc
-
-
-@kernel
-def sum_shards(leaves: Float32, total: Float64) -> None:
-    """Write the sum over the shards, in float64.
-
-    Args:
-        leaves: (S, C) float32, each shard's gradient or statistics.
-        total: (C,) float64, overwritten; zero without shards.
-    """
-    for c in prange(total.shape[0]):
-        sum_c = 0.0
-        for shard in range(leaves.shape[0]):
-            sum_c += np.float64(leaves[shard, c])
-        total[c] = sum_c

@@ -95,9 +95,9 @@ class BatchNorm(Layer):
         num_shards = len(shards) - 1
         mean, variance, inv_std = self.mean[:num_shards], self.variance[:num_shards], self.inv_std[:num_shards]
         batchnorm.batchnorm_forward_sums(x, self.parts, self.sums)
-        batchnorm.batchnorm_statistics(self.sums, self.parts, self.first_parts, self.eps, mean, variance, inv_std)
-        batchnorm.sum_shards(mean, self.mean_sums)
-        batchnorm.sum_shards(variance, self.variance_sums)
+        totals = self.mean_sums, self.variance_sums
+        tables = self.parts, self.first_parts
+        batchnorm.batchnorm_statistics(self.sums, *tables, self.eps, mean, variance, inv_std, *totals)
         self.num_shards[0] = np.count_nonzero(np.diff(shards))
         return mean, inv_std
 
@@ -110,9 +110,8 @@ class BatchNorm(Layer):
         mean, inv_std = self.mean[:num_shards], self.inv_std[:num_shards]
         leaves = self.weight_leaves[:num_shards], self.bias_leaves[:num_shards]
         batchnorm.batchnorm_backward_sums(x, dy, parts, mean, self.sums)
-        batchnorm.batchnorm_gradients(self.sums, self.first_parts, inv_std, *leaves)
-        batchnorm.sum_shards(leaves[0], self.weight.gradient)
-        batchnorm.sum_shards(leaves[1], self.bias.gradient)
+        totals = self.weight.gradient, self.bias.gradient
+        batchnorm.batchnorm_gradients(self.sums, self.first_parts, inv_std, *leaves, *totals)
         if input_gradient:
             arguments = parts, self.weight.value, mean, inv_std, *leaves, self.masks_input
             batchnorm.batchnorm_backward_input(x, dy, *arguments, dx.reshape(rows))

@@ -167,11 +167,12 @@ def batchnorm_case(draw):
         parts, first_parts = batchnorm.cut_shards(shards, C)
     y, dx, sums = out(N, C), out(N, C), out(len(parts), 2, C, dtype=np.float64)
     mean, variance, inv_std, dgamma, dbeta = (out(S, C) for _ in range(5))
+    totals = [out(C, dtype=np.float64) for _ in range(4)]
     batchnorm.batchnorm_forward_sums(x, parts, sums)
-    batchnorm.batchnorm_statistics(sums, parts, first_parts, eps, mean, variance, inv_std)
+    batchnorm.batchnorm_statistics(sums, parts, first_parts, eps, mean, variance, inv_std, *totals[:2])
     batchnorm.batchnorm_normalise(x, parts, gamma, beta, mean, inv_std, is_relu, y)
     batchnorm.batchnorm_backward_sums(x, dy, parts, mean, sums)
-    batchnorm.batchnorm_gradients(sums, first_parts, inv_std, dgamma, dbeta)
+    batchnorm.batchnorm_gradients(sums, first_parts, inv_std, dgamma, dbeta, *totals[2:])
     batchnorm.batchnorm_backward_input(x, dy, parts, gamma, mean, inv_std, dgamma, dbeta, is_masked, dx)
     results = []
     for shard, (first, end) in enumerate(itertools.pairwise(shards)):
@@ -182,10 +183,9 @@ def batchnorm_case(draw):
         expected, bounds = batchnorm_of_a_shard(*f64(*arrays), eps, is_relu, is_masked)
         found = y[first:end], mean[shard], variance[shard], inv_std[shard], dgamma[shard], dbeta[shard], dx[first:end]
         results += zip(found, expected, bounds, strict=True)
-    total = out(C, dtype=np.float64)
-    batchnorm.sum_shards(dgamma, total)
-    dgamma = dgamma.astype(np.float64)
-    return [*results, (total, reference.sum_shards(dgamma), S * 2.0**-53 * np.abs(dgamma).sum(axis=0))]
+    for total, leaves in zip(totals, f64(mean, variance, dgamma, dbeta), strict=True):
+        results.append((total, reference.sum_shards(leaves), S * 2.0**-53 * np.abs(leaves).sum(axis=0)))
+    return results
 
 
 def batchnorm_of_a_shard(x, dy, gamma, beta, eps, is_relu, is_masked):

@@ -154,7 +154,7 @@ BATCHNORM = [
     (batchnorm.batchnorm_forward_sums, lambda: (f(ROWS, 131), PARTS, d(P, 2, 131))),
     (
         batchnorm.batchnorm_statistics,
-        lambda: (d(P, 2, 131), PARTS, FIRST_PARTS, 1e-5, f(4, 131), f(4, 131), f(4, 131)),
+        lambda: (d(P, 2, 131), PARTS, FIRST_PARTS, 1e-5, f(4, 131), f(4, 131), f(4, 131), d(131), d(131)),
     ),
     (
         batchnorm.batchnorm_normalise,
@@ -164,7 +164,10 @@ BATCHNORM = [
         batchnorm.batchnorm_backward_sums,
         lambda: (f(ROWS, 131), f(ROWS, 131), PARTS, f(4, 131), d(P, 2, 131)),
     ),
-    (batchnorm.batchnorm_gradients, lambda: (d(P, 2, 131), FIRST_PARTS, f(4, 131), f(4, 131), f(4, 131))),
+    (
+        batchnorm.batchnorm_gradients,
+        lambda: (d(P, 2, 131), FIRST_PARTS, f(4, 131), f(4, 131), f(4, 131), d(131), d(131)),
+    ),
     (
         batchnorm.batchnorm_backward_input,
         lambda: (
@@ -173,7 +176,6 @@ BATCHNORM = [
             *(True, f(ROWS, 131)),
         ),
     ),
-    (batchnorm.sum_shards, lambda: (f(4, 131), d(131))),
 ]
 CALLS = [*BY_SAMPLE, *OVER_SAMPLES, *BATCHNORM]
 KERNELS = [pytest.param(*call, id=call[0].__name__) for call in CALLS]
@@ -247,11 +249,12 @@ def normalised(x, dy, gamma, beta, shards):
     parts, first_parts = batchnorm.cut_shards(shards, x.shape[1])
     y, dx, sums = np.empty_like(x), np.empty_like(x), np.empty((len(parts), 2, x.shape[1]))
     mean, variance, inv_std, dgamma, dbeta = np.empty((5, len(shards) - 1, x.shape[1]), np.float32)
+    totals = np.empty((4, x.shape[1]))
     batchnorm.batchnorm_forward_sums(x, parts, sums)
-    batchnorm.batchnorm_statistics(sums, parts, first_parts, 1e-5, mean, variance, inv_std)
+    batchnorm.batchnorm_statistics(sums, parts, first_parts, 1e-5, mean, variance, inv_std, *totals[:2])
     batchnorm.batchnorm_normalise(x, parts, gamma, beta, mean, inv_std, True, y)
     batchnorm.batchnorm_backward_sums(x, dy, parts, mean, sums)
-    batchnorm.batchnorm_gradients(sums, first_parts, inv_std, dgamma, dbeta)
+    batchnorm.batchnorm_gradients(sums, first_parts, inv_std, dgamma, dbeta, *totals[2:])
     batchnorm.batchnorm_backward_input(x, dy, parts, gamma, mean, inv_std, dgamma, dbeta, True, dx)
     return (y, dx), (mean, variance, inv_std, dgamma, dbeta)
 
