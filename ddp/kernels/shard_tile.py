@@ -72,7 +72,14 @@ def _sum_over_shards(
     zero, one = integer(0), integer(1)
     pointer_a = builder.gep(a[0], [builder.mul(first, a[2])])
     pointer_b = builder.gep(b[0], [builder.mul(first, b[1])])
-    operands = Operands(pointer_a, a[1], (zero, zero, a[2]), pointer_b, (zero, zero, b[1]), (one, one, size))
+    operands = Operands(
+        pointer_a,
+        lambda row: builder.mul(a[1], integer(row)),
+        (zero, zero, a[2]),
+        pointer_b,
+        (zero, zero, b[1]),
+        (one, one, size),
+    )
     leaves = products(builder, operands, rows, masks)
     sums = [builder.fadd(total, builder.fpext(leaf, doubles)) for total, leaf in zip(totals, leaves, strict=True)]
     worked = builder.block

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 from llvmlite import binding, ir
+from numba import types
 from numba.core import config
 from numba.extending import intrinsic as _intrinsic
 
@@ -124,6 +125,22 @@ def element_pointer(context: Any, builder: Builder, array_type: Any, array: Valu
     return builder.gep(context.make_array(array_type)(context, builder, array).data, [offset])
 
 
+@intrinsic
+def prefetch(typing_context: Any, array: Any, offset: Any) -> Any:
+    """Have the cache line of an element fetched, which may lie outside the array: then nothing happens."""
+    signature = types.void(array, types.int64)
+
+    def generate(context: Any, builder: Builder, signature: Any, values: Any) -> Value:
+        byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+        place = builder.bitcast(element_pointer(context, builder, signature.args[0], *values), byte)
+        function = declare(builder, "llvm.prefetch.p0i8", ir.VoidType(), [byte, *[word] * 3])
+        read, most_local, data = (ir.Constant(word, number) for number in (0, 3, 1))
+        builder.call(function, [place, read, most_local, data])
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
 # What is done with a finished element before it is stored; each is emitted for one vector of a row:
 # (builder, value, mask, pointers of the vector in c and in the extra array, flag) -> None.
 Epilogue = Callable[[Builder, Value, Value, Value, Value, Value], None]
@@ -135,6 +152,11 @@ def lanes_if(builder: Builder, flags: Value, flag: int, mask: Value) -> Value:
     """The mask if the flag is set, else no lane."""
     is_set = builder.icmp_signed("!=", builder.and_(flags, integer(flag)), integer(0))
     return builder.and_(mask, splat(builder, is_set, mask.type))
+
+
+def store_plain(builder: Builder, value: Value, mask: Value, c: Value, _: Value, flags: Value) -> None:
+    """Write c = value: what the two below do where no flag is set."""
+    store(builder, value, c, mask)
 
 
 def store_activation(builder: Builder, value: Value, mask: Value, c: Value, bias: Value, flags: Value) -> None:

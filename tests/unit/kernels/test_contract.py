@@ -24,6 +24,7 @@ from ddp.kernels import (
     dropout,
     flatten,
     linear,
+    panel,
     pool,
     powers,
     relu,
@@ -31,8 +32,11 @@ from ddp.kernels import (
     squared_error,
     update,
     winograd,
+    winograd_weight,
 )
 from ddp.kernels.jit import set_num_threads
+from ddp.kernels.panel import make_panels
+from ddp.kernels.winograd_workspace import make_blocks, make_chunks
 
 GENERATOR = np.random.default_rng(0)
 WORDS = np.array([1, 2, 3, 2**31], np.uint64)
@@ -52,13 +56,18 @@ def labels():
     return GENERATOR.integers(0, 10, BATCH)
 
 
-def points(*sizes):
-    return f(*winograd.make_points(*sizes).shape)
+def pixels(width, channels):
+    return conv2d.locate_pixels((9, 17), width, channels)
+
+
+def panels(*sizes):
+    """Weights of 3x3 filters in panels."""
+    return f(*make_panels(3, *sizes).shape)
 
 
 def blocks(m, *channels):
     """Workspaces of five patches for three workers."""
-    return [f(*winograd.make_block(m, size, 5, 3).shape) for size in channels]
+    return make_blocks(m, *channels, 3, 5)
 
 
 # Shapes other than the batch differ from 7 and 10007. Kernels of the first table act on each index of
@@ -66,23 +75,26 @@ def blocks(m, *channels):
 BY_SAMPLE = [
     (linear.linear_forward, lambda: (f(BATCH, 37), f(19, 37), f(19), True, f(BATCH, 19))),
     (linear.linear_backward_input, lambda: (f(BATCH, 19), f(19, 37), f(BATCH, 37), f(BATCH, 37))),
-    (conv2d.conv2d_forward, lambda: (f(BATCH, 11, 19, 3), f(3, 3, 3, 18), f(18), True, f(BATCH, 9, 17, 18))),
+    (
+        conv2d.conv2d_forward,
+        lambda: (f(BATCH, 11, 19, 3), panels(3, 18), pixels(19, 3), f(18), True, f(BATCH, 9, 17, 18)),
+    ),
     (
         conv2d.conv2d_backward_input,
-        lambda: (f(BATCH, 11, 19, 18), f(3, 3, 18, 5), f(BATCH, 9, 17, 5), f(BATCH, 9, 17, 5)),
+        lambda: (f(BATCH, 11, 19, 18), panels(18, 5), pixels(19, 18), f(BATCH, 9, 17, 5), f(BATCH, 9, 17, 5)),
     ),
     (
         winograd.winograd_forward,
-        lambda: (f(BATCH, 9, 11, 3), 1, points(4, 3, 18), f(18), True, *blocks(4, 3, 18), f(BATCH, 9, 11, 18)),
+        lambda: (f(BATCH, 9, 11, 3), 1, panels(3, 18), f(18), True, blocks(4, 3, 18), f(BATCH, 9, 11, 18)),
     ),
     (
         winograd.winograd_backward_input,
         lambda: (
             f(BATCH, 9, 11, 3),
             0,
-            points(2, 3, 18),
+            panels(3, 18),
             f(BATCH, 11, 13, 18),
-            *blocks(2, 3, 18),
+            blocks(2, 3, 18),
             f(BATCH, 11, 13, 18),
         ),
     ),
@@ -128,20 +140,19 @@ OVER_SAMPLES = [
         lambda: (f(BATCH, 11, 10, 5), f(BATCH, 9, 8, 18), SHARDS, np.zeros((3, 3, 5, 18))),
     ),
     (
-        winograd.winograd_backward_weight,
+        winograd_weight.winograd_backward_weight,
         lambda: (
             f(BATCH, 9, 11, 20),
             1,
             f(BATCH, 9, 11, 50),
             SHARDS,
             (16, 16),
-            *blocks(4, 16, 16),
-            *blocks(4, 16 * 16)[:1],
+            make_chunks(4, (16, 16), 3, 5),
             np.zeros((3, 3, 20, 50)),
         ),
     ),
-    (winograd.evaluate_weight, lambda: (f(3, 3, 5, 18), points(4, 5, 18))),
-    (conv2d.turn_weight, lambda: (f(3, 3, 5, 18), f(3, 3, 18, 5))),
+    (panel.pack_weight, lambda: (f(3, 3, 5, 18), panels(5, 18))),
+    (panel.turn_weight, lambda: (f(3, 3, 5, 18), panels(18, 5))),
     (update._round_and_square, lambda: (f(200_001).astype(np.float64), f(200_001), np.zeros(4))),
 ]
 # These act on each shard by itself: arrays of two axes have a row for each sample or for each of the 4 shards.
@@ -164,6 +175,11 @@ KERNELS = [pytest.param(*call, id=call[0].__name__) for call in CALLS]
 
 def copies(arguments):
     return [a.copy() if isinstance(a, np.ndarray) else a for a in arguments]
+
+
+def flat(arguments):
+    """Those in tuples too, which are workspaces."""
+    return [item for a in arguments for item in (a if isinstance(a, tuple) else (a,))]
 
 
 def digest(arguments):
@@ -217,7 +233,7 @@ def test_a_shard_gives_the_same_bits_wherever_it_is_computed(kernel, make):
     total = np.zeros_like(together)
     for first, last in itertools.pairwise(SHARDS):
         alone = [np.array([0, last - first]) if a is SHARDS else a for a in inputs]
-        alone = [a[first:last].copy() if np.ndim(a) > 1 and len(a) == BATCH else a for a in alone]
+        alone = [a[first:last].copy() if isinstance(a, np.ndarray) and len(a) == BATCH else a for a in alone]
         part = np.full_like(together, np.nan)
         kernel(*alone, part)
         assert np.array_equal(part, part.astype(np.float32))
@@ -257,7 +273,7 @@ def test_kernel_allocates_nothing(kernel, make):
         if not was_enabled:
             _nrt_python.memsys_disable_stats()
     # Numba makes one small record of each array that is passed in, whatever its size.
-    arrays = sum(isinstance(a, np.ndarray) for a in arguments)
+    arrays = sum(isinstance(a, np.ndarray) for a in flat(arguments))
     assert after.alloc - before.alloc == arrays
     assert after.free - before.free == arrays
 
