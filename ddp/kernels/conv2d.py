@@ -1,7 +1,7 @@
 """Two-dimensional convolution, stride 1, on the FMA tile: cross-correlation of channels-last images.
 
 Axes: B batch, H W input image with its zeros around, OH OW output image, IC OC channels, K kernel size;
-OH = H - K + 1, likewise OW. Weights are (K, K, IC, OC).
+OH = H - K + 1, likewise OW. Weights are (K, K, IC, OC), and are read in panels of output channels (`panel.py`).
 
 The slides' zeros outside the image are put there by `pad_image`; what is left is the valid form. A row of
 an image lies contiguously as (column, channel), so the K columns and IC channels that one output pixel needs
@@ -13,6 +13,7 @@ kernel's rows and these. All three passes are that one tile with other distances
     by input    input pixels           IC            the same, of dy with zeros around it, and turned weights
     by weight   kernel column and IC   OC            sample, output row, output column
 
+Pixels of a tile need not be neighbours: it is told where each of its rows lies, so that small images fill it too.
 Each output element is summed in one fixed order, whatever the batch or the threads.
 """
 
@@ -38,9 +39,12 @@ __all__ = [
     "conv2d_backward_input",
     "conv2d_backward_weight",
     "conv2d_forward",
+    "locate_pixels",
     "pad_image",
-    "turn_weight",
 ]
+
+GROUP = 18 * TILE_ROWS  # pixels that a tile's rows are cut from, of one sample or of several
+SMALL = 128  # rows of panels that are read one after the other for each tile, as they stay in the first-level cache
 
 
 @inline
@@ -58,23 +62,52 @@ def pad_image(x: Float32, padding: int, padded: Float32) -> None:
         padding: pixels added on every side.
         padded: (B, H + 2 padding, W + 2 padding, C) float32, overwritten.
     """
-    H, W, C = x.shape[1:]
-    for row in prange(x.shape[0] * padded.shape[1]):
-        s, i = row // padded.shape[1], row % padded.shape[1]
-        for j in range(padded.shape[2]):
-            p, q = i - padding, j - padding
-            is_inside = 0 <= p < H and 0 <= q < W
-            for c in range(C):
-                padded[s, i, j, c] = x[s, p, q, c] if is_inside else 0
+    B, H, W, C = x.shape
+    PH, PW = padded.shape[1:3]
+    first, count = max(padding, 0) * C, min(W, PW) * C
+    sources, targets = x.reshape(B * H, W * C), padded.reshape(B * PH, PW * C)
+    for row in prange(B * PH):
+        s, i = row // PH, row % PH - padding
+        target = targets[row]
+        if 0 <= i < H:
+            source = sources[s * H + i, max(-padding, 0) * C :]
+            left, middle, right = target[:first], target[first : first + count], target[first + count :]
+            for c in range(left.shape[0]):
+                left[c] = 0
+            for c in range(count):
+                middle[c] = source[c]
+            for c in range(right.shape[0]):
+                right[c] = 0
+        else:
+            for c in range(target.shape[0]):
+                target[c] = 0
+
+
+def locate_pixels(image: tuple[int, int], width: int, channels: int) -> Int64:
+    """Where the pixels' filters begin in a group of samples: a multiple of samples that fills whole tiles.
+
+    Args:
+        image: OH, OW, height and width of the output image.
+        width: W of the input image with the zeros around; its height is OH + W - OW.
+        channels: of the input image.
+
+    Returns:
+        (group, OH OW) int64: elements from the group's first.
+    """
+    OH, OW = image
+    group = max(1, GROUP // (OH * OW))
+    s, i, j = np.indices((group, OH, OW))
+    return np.asarray((((s * (OH + width - OW) + i) * width + j) * channels).reshape(group, OH * OW), np.int64)
 
 
 @kernel
-def conv2d_forward(x: Float32, w: Float32, b: Float32, relu: bool, y: Float32) -> None:
+def conv2d_forward(x: Float32, panels: Float32, pixels: Int64, b: Float32, relu: bool, y: Float32) -> None:
     """Write y = w * x + b, the cross-correlation of every image with the filters, or its ReLU.
 
     Args:
         x: (B, H, W, IC) float32, with the zeros around the images.
-        w: (K, K, IC, OC) float32.
+        panels: from `pack_weight`.
+        pixels: from `locate_pixels`.
         b: (OC,) float32, or (0,) for no bias.
         relu: whether y is max(., 0) of it.
         y: (B, OH, OW, OC) float32, overwritten.
@@ -83,18 +116,22 @@ def conv2d_forward(x: Float32, w: Float32, b: Float32, relu: bool, y: Float32) -
     """
     H, W, IC = x.shape[1:]
     B, OH, OW, OC = y.shape
-    K = w.shape[0]
+    K = panels.shape[1]
     flags = (WITH_BIAS if b.shape[0] > 0 else 0) | (RELU if relu else 0)
-    num_blocks = _num_blocks(OW, TILE_ROWS)
-    for row in prange(B * OH):
-        s, i = row // OH, row % OH
-        for oc in range(0, OC, TILE_COLUMNS):
-            columns = min(TILE_COLUMNS, OC - oc)
-            for block in range(num_blocks):
-                j, end = OW * block // num_blocks, OW * (block + 1) // num_blocks
+    group, rows, columns = pixels.shape[0], pixels.reshape(-1), TILE_COLUMNS
+    num_groups, together = _num_blocks(B, group), max(1, SMALL // (K * K * IC))
+    for task in prange(_num_blocks(panels.shape[0], together) * num_groups):
+        first, s = task // num_groups * together, task % num_groups * group
+        size = min(group, B - s) * OH * OW
+        num_blocks = _num_blocks(size, TILE_ROWS)
+        for block in range(num_blocks):
+            row, end = size * block // num_blocks, size * (block + 1) // num_blocks
+            for panel in range(first, min(first + together, panels.shape[0])):
+                oc = panel * columns
                 tile_activation(
-                    x, ((s * H + i) * W + j) * IC, IC, 0, W * IC, 1, w, oc, 0, K * IC * OC, OC, 1, K, K * IC,
-                    end - j, columns, y, ((s * OH + i) * OW + j) * OC + oc, OC, b, oc, 0, flags,
+                    x, s * H * W * IC, rows[row:], 0, W * IC, 1, panels, panel * K * K * IC * columns,
+                    0, K * IC * columns, columns, 1, K, K * IC, end - row, min(columns, OC - oc),
+                    y, (s * OH * OW + row) * OC + oc, OC, b, oc, 0, flags,
                 )  # fmt: skip
 
 
@@ -149,28 +186,13 @@ def conv2d_backward_bias(dy: Float32, shards: Int64, scale: np.float32, db: Grad
 
 
 @kernel
-def turn_weight(w: Float32, turned: Float32) -> None:
-    """Write the weights of the backward pass by input: turned by half a turn, their channels exchanged.
-
-    Args:
-        w: (K, K, IC, OC) float32.
-        turned: (K, K, OC, IC) float32, overwritten: turned[i', j', oc, ic] = w[K-1-i', K-1-j', ic, oc].
-    """
-    K, _, IC, OC = w.shape
-    for tap in prange(K * K):
-        di, dj = tap // K, tap % K
-        for oc in range(OC):
-            for ic in range(IC):
-                turned[di, dj, oc, ic] = w[K - 1 - di, K - 1 - dj, ic, oc]
-
-
-@kernel
-def conv2d_backward_input(dy: Float32, turned: Float32, y: Float32, dx: Float32) -> None:
+def conv2d_backward_input(dy: Float32, panels: Float32, pixels: Int64, y: Float32, dx: Float32) -> None:
     """Write dx, the gradient by the input, and if y is given, only where y > 0.
 
     Args:
         dy: (B, H + K - 1, W + K - 1, OC) float32, by `pad_image` with K - 1 - padding zeros around.
-        turned: (K, K, OC, IC) float32, from `turn_weight`.
+        panels: from `turn_weight`.
+        pixels: from `locate_pixels`.
         y: (B, H, W, IC) float32 output of the ReLU whose derivative is to be applied, or (0, H, W, IC).
         dx: (B, H, W, IC) float32, overwritten.
 
@@ -179,17 +201,19 @@ def conv2d_backward_input(dy: Float32, turned: Float32, y: Float32, dx: Float32)
     """
     H, W, OC = dy.shape[1:]
     B, OH, OW, IC = dx.shape
-    K = turned.shape[0]
+    K = panels.shape[1]
     masked = 1 if y.shape[0] > 0 else 0
-    num_blocks = _num_blocks(OW, TILE_ROWS)
-    for row in prange(B * OH):
-        s, i = row // OH, row % OH
-        for ic in range(0, IC, TILE_COLUMNS):
-            columns = min(TILE_COLUMNS, IC - ic)
-            for block in range(num_blocks):
-                j, end = OW * block // num_blocks, OW * (block + 1) // num_blocks
-                place = ((s * OH + i) * OW + j) * IC + ic
-                tile_masked(
-                    dy, ((s * H + i) * W + j) * OC, OC, 0, W * OC, 1, turned, ic, 0, K * OC * IC, IC, 1, K, K * OC,
-                    end - j, columns, dx, place, IC, y, place, IC, masked,
-                )  # fmt: skip
+    group, rows, columns = pixels.shape[0], pixels.reshape(-1), TILE_COLUMNS
+    num_groups = _num_blocks(B, group)
+    for task in prange(panels.shape[0] * num_groups):
+        panel, s = task // num_groups, task % num_groups * group
+        ic, size = panel * TILE_COLUMNS, min(group, B - s) * OH * OW
+        num_blocks = _num_blocks(size, TILE_ROWS)
+        for block in range(num_blocks):
+            row, end = size * block // num_blocks, size * (block + 1) // num_blocks
+            place = (s * OH * OW + row) * IC + ic
+            tile_masked(
+                dy, s * H * W * OC, rows[row:], 0, W * OC, 1, panels, panel * K * K * OC * columns,
+                0, K * OC * columns, columns, 1, K, K * OC, end - row, min(columns, IC - ic),
+                dx, place, IC, y, place, IC, masked,
+            )  # fmt: skip

@@ -26,7 +26,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from ddp.kernels.tile import Operands, for_each_size, products
+from ddp.kernels.tile import Operands, for_each_size, products, row_offset
 from ddp.kernels.vector import (
     INT32,
     INT64,
@@ -178,6 +178,24 @@ class Target:
             store(builder, total, pointer, mask)
 
 
+def add_leaf(builder: Builder, value: Value, mask: Value, c: Value, ledger: Value, flags: Value) -> None:
+    """Write c = (c if flags else 0) + value times the scale, as the elements of c are added.
+
+    The ledger is a vector that has the scale in every lane, and one that is raised to the bits of the largest.
+    """
+    target = {kind.element: (kind, add) for kind, add in ADD.values()}[c.type.pointee]
+    total, add = target
+    leaf = builder.select(mask, value, ir.Constant(VECTOR, None))
+    everywhere = ir.Constant(mask.type, [1] * UNIT.lanes)
+    second = builder.gep(ledger, [integer(UNIT.lanes)])
+    scale, bits = (load(builder, pointer, VECTOR, everywhere) for pointer in (ledger, second))
+    scaled, largest = scale_leaf(builder, leaf, scale, builder.bitcast(bits, INTEGERS))
+    store(builder, builder.bitcast(largest, VECTOR), second, everywhere)
+    is_later = splat(builder, builder.icmp_signed("!=", flags, integer(0)), mask.type)
+    before = load(builder, c, total, builder.and_(mask, is_later))
+    store(builder, add(builder, before, scaled), c, mask)
+
+
 # Emits a shard's sums, from its first sample and their number.
 Leaves = Callable[[Value, Value], list[Value]]
 NONE_YET = ir.Constant(INTEGERS, None)
@@ -253,7 +271,8 @@ def _make_tile(largest_rows: int, total: Callable[[Builder, Shards, Leaves, Targ
             )
             starts = element_pointer(context, builder, signature.args[13], values[13], integer(0))
             counts = integer(0), values[11], values[12]
-            operands = Operands(pointer_a, values[2], tuple(values[3:6]), pointer_b, tuple(values[8:11]), counts)
+            a_rows = row_offset(context, builder, signature.args[2], values[2])
+            operands = Operands(pointer_a, a_rows, tuple(values[3:6]), pointer_b, tuple(values[8:11]), counts)
             scale, rows, columns, c_row = splat(builder, values[15], VECTOR), values[16], values[17], values[20]
             shards, kind = Shards(starts, values[14]), signature.args[18].dtype
             largest = cgutils.alloca_once_value(builder, integer(0))  # type: ignore[no-untyped-call]

@@ -13,10 +13,10 @@ of its rows one number of A, copied to all lanes:
 so the arithmetic, not the loads, sets the time. There must be at least eight independent accumulators,
 since a multiply-add takes 4 cycles and two start in each.
 
-The address of A's number is base + i * row + k0 * step0 + k1 * step1 + k2 * step2, and B's likewise without
-the row: a sum over k of up to three levels. That is enough for a linear layer (one level), a convolution
-(kernel row; kernel column and channel, which are contiguous) and its weight gradient (sample, row,
-column), none of which has to copy its input into a matrix first.
+The address of A's number is base + row(i) + k0 * step0 + k1 * step1 + k2 * step2, and B's likewise without the row: a
+sum over k of up to three levels. Rows are a distance apart, or anywhere, as an array tells. That is enough for a
+linear layer (one level), a convolution (kernel row; kernel column and channel, which are contiguous) and its weight
+gradient (sample, row, column), none of which has to copy its input into a matrix first.
 
 The tile is generated as LLVM IR, one body for each number of rows and vectors up to those of the table in
 `vector.py`. It is told how many of its rows and columns are real, and reads and writes nothing else. Sums
@@ -44,7 +44,6 @@ from ddp.kernels.vector import (
     Builder,
     Epilogue,
     Value,
-    add_float64,
     element_pointer,
     first_lanes,
     fma,
@@ -54,6 +53,7 @@ from ddp.kernels.vector import (
     splat,
     store_activation,
     store_masked,
+    store_plain,
 )
 
 __all__ = [
@@ -66,7 +66,6 @@ __all__ = [
     "for_each_size",
     "products",
     "tile_activation",
-    "tile_add_float64",
     "tile_masked",
 ]
 
@@ -113,12 +112,24 @@ def _sum_loop(
     return results
 
 
+RowOffset = Callable[[int], Value]
+"""From the number of a row of A to its first element, counted from the pointer."""
+
+
+def row_offset(context: Any, builder: Builder, rows_type: Any, rows: Value) -> RowOffset:
+    """The rows of A: a distance between them, or an array of every row's offset."""
+    if not isinstance(rows_type, types.Array):
+        return lambda row: builder.mul(rows, integer(row))
+    offsets = element_pointer(context, builder, rows_type, rows, integer(0))
+    return lambda row: builder.load(builder.gep(offsets, [integer(row)]))
+
+
 @dataclass(frozen=True)
 class Operands:
-    """Where a tile reads: pointers to its first elements, and elements between rows and between k-steps."""
+    """Where a tile reads: pointers to its first elements, A's rows, and elements between k-steps."""
 
     a: Value
-    a_row: Value
+    a_rows: RowOffset
     a_steps: tuple[Value, Value, Value]
     b: Value
     b_steps: tuple[Value, Value, Value]
@@ -140,7 +151,7 @@ def products(builder: Builder, operands: Operands, rows: int, masks: list[Value]
         rows: rows of the tile.
         masks: for each vector of a row, which of its lanes to read.
     """
-    offsets = [builder.mul(operands.a_row, integer(row)) for row in range(rows)]
+    offsets = [operands.a_rows(row) for row in range(rows)]
 
     def step(a: Value, b: Value, accumulators: list[Value]) -> list[Value]:
         vectors = [
@@ -197,8 +208,8 @@ def for_each_size(
     builder.position_at_end(after)
 
 
-def _make_tile(epilogue: Epilogue) -> Any:
-    """The tile that ends with an epilogue, as a function to call from kernels."""
+def _make_tile(epilogue: Epilogue, plain: Epilogue) -> Any:
+    """The tile that ends with an epilogue, a plain one where no flag is set, as a function to call from kernels."""
 
     @intrinsic
     def tile(
@@ -228,8 +239,19 @@ def _make_tile(epilogue: Epilogue) -> Any:
         flags: Any,
     ) -> Any:
         integers = [types.int64]
+        a_row = a_row if isinstance(a_row, types.Array) else types.int64
         signature = types.void(
-            a, *integers * 5, b, *integers * 4, *integers * 5, c, *integers * 2, extra, *integers * 3
+            a,
+            types.int64,
+            a_row,
+            *integers * 3,
+            b,
+            *integers * 4,
+            *integers * 5,
+            c,
+            *integers * 2,
+            extra,
+            *integers * 3,
         )
 
         def generate(context: Any, builder: Builder, signature: Any, values: Any) -> Value:
@@ -237,17 +259,27 @@ def _make_tile(epilogue: Epilogue) -> Any:
                 i: element_pointer(context, builder, signature.args[i], values[i], values[i + 1])
                 for i in (0, 6, 16, 19)
             }
-            operands = Operands(arrays[0], values[2], values[3:6], arrays[6], values[8:11], values[11:14])
+            a_rows = row_offset(context, builder, signature.args[2], values[2])
+            operands = Operands(arrays[0], a_rows, values[3:6], arrays[6], values[8:11], values[11:14])
             rows, columns, c_row, extra_row, flags = values[14], values[15], values[18], values[21], values[22]
 
             def emit(height: int, masks: list[Value]) -> None:
-                for number, value in enumerate(products(builder, operands, height, masks)):
-                    row, vector = divmod(number, len(masks))
-                    column = integer(vector * UNIT.lanes)
-                    place = builder.add(builder.mul(c_row, integer(row)), column)
-                    other = builder.add(builder.mul(extra_row, integer(row)), column)
-                    pointers = builder.gep(arrays[16], [place]), builder.gep(arrays[19], [other])
-                    epilogue(builder, value, masks[vector], *pointers, flags)
+                sums = products(builder, operands, height, masks)
+
+                def finish(how: Epilogue) -> None:
+                    for number, value in enumerate(sums):
+                        row, vector = divmod(number, len(masks))
+                        column = integer(vector * UNIT.lanes)
+                        place = builder.add(builder.mul(c_row, integer(row)), column)
+                        other = builder.add(builder.mul(extra_row, integer(row)), column)
+                        pointers = builder.gep(arrays[16], [place]), builder.gep(arrays[19], [other])
+                        how(builder, value, masks[vector], *pointers, flags)
+
+                with builder.if_else(builder.icmp_signed("==", flags, integer(0))) as (without, with_flags):
+                    with without:
+                        finish(plain)
+                    with with_flags:
+                        finish(epilogue)
 
             for_each_size(builder, rows, columns, UNIT.rows, emit)
             return context.get_dummy_value()
@@ -257,6 +289,5 @@ def _make_tile(epilogue: Epilogue) -> Any:
     return tile
 
 
-tile_activation = _make_tile(store_activation)
-tile_masked = _make_tile(store_masked)
-tile_add_float64 = _make_tile(add_float64)
+tile_activation = _make_tile(store_activation, store_plain)
+tile_masked = _make_tile(store_masked, store_plain)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 from llvmlite import binding, ir
+from numba import types
 from numba.core import config
 from numba.extending import intrinsic as _intrinsic
 
@@ -18,10 +19,9 @@ Builder = Any
 F = TypeVar("F", bound=Callable[..., Any])
 intrinsic = cast("Callable[[F], Any]", _intrinsic)
 
-FLOAT, DOUBLE = ir.FloatType(), ir.DoubleType()
-INT32, INT64, BIT = ir.IntType(32), ir.IntType(64), ir.IntType(1)
+FLOAT, INT32, INT64, BIT = ir.FloatType(), ir.IntType(32), ir.IntType(64), ir.IntType(1)
 
-SUFFIXES = {FLOAT: "f32", DOUBLE: "f64", INT32: "i32"}  # in the names of LLVM's functions
+SUFFIXES = {FLOAT: "f32", INT32: "i32"}  # in the names of LLVM's functions
 
 
 @dataclass(frozen=True)
@@ -132,6 +132,22 @@ def element_pointer(context: Any, builder: Builder, array_type: Any, array: Valu
     return builder.gep(context.make_array(array_type)(context, builder, array).data, [offset])
 
 
+@intrinsic
+def prefetch(typing_context: Any, array: Any, offset: Any) -> Any:
+    """Have the cache line of an element fetched, which may lie outside the array: then nothing happens."""
+    signature = types.void(array, types.int64)
+
+    def generate(context: Any, builder: Builder, signature: Any, values: Any) -> Value:
+        byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+        place = builder.bitcast(element_pointer(context, builder, signature.args[0], *values), byte)
+        function = declare(builder, "llvm.prefetch.p0i8", ir.VoidType(), [byte, *[word] * 3])
+        read, most_local, data = (ir.Constant(word, number) for number in (0, 3, 1))
+        builder.call(function, [place, read, most_local, data])
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
 # What is done with a finished element before it is stored; each is emitted for one vector of a row:
 # (builder, value, mask, pointers of the vector in c and in the extra array, flag) -> None.
 Epilogue = Callable[[Builder, Value, Value, Value, Value, Value], None]
@@ -143,6 +159,11 @@ def lanes_if(builder: Builder, flags: Value, flag: int, mask: Value) -> Value:
     """The mask if the flag is set, else no lane."""
     is_set = builder.icmp_signed("!=", builder.and_(flags, integer(flag)), integer(0))
     return builder.and_(mask, splat(builder, is_set, mask.type))
+
+
+def store_plain(builder: Builder, value: Value, mask: Value, c: Value, _: Value, flags: Value) -> None:
+    """Write c = value: what the two below do where no flag is set."""
+    store(builder, value, c, mask)
 
 
 def store_activation(builder: Builder, value: Value, mask: Value, c: Value, bias: Value, flags: Value) -> None:
@@ -161,11 +182,3 @@ def store_masked(builder: Builder, value: Value, mask: Value, c: Value, y: Value
     wanted = builder.and_(mask, builder.not_(always))
     active = builder.fcmp_ordered(">", load(builder, y, value.type, wanted), zero)
     store(builder, builder.select(builder.or_(always, active), value, zero), c, mask)
-
-
-def add_float64(builder: Builder, value: Value, mask: Value, c: Value, _: Value, flags: Value) -> None:
-    """Write c = (c if flags else 0) + value, in float64: how the gradients of shards are summed."""
-    vector = ir.VectorType(DOUBLE, value.type.count)
-    kept = builder.and_(mask, splat(builder, builder.icmp_signed("!=", flags, integer(0)), mask.type))
-    total = builder.fadd(load(builder, c, vector, kept), builder.fpext(value, vector))
-    store(builder, total, c, mask)

@@ -11,12 +11,15 @@ computed once for both, which takes a third of the additions away.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numba import types
 
+from ddp.kernels.shard_tile import add_leaf
 from ddp.kernels.types import Float64
 from ddp.kernels.vector import (
     BIT,
@@ -25,7 +28,6 @@ from ddp.kernels.vector import (
     Builder,
     Epilogue,
     Value,
-    add_float64,
     element_pointer,
     first_lanes,
     fma,
@@ -137,6 +139,90 @@ def _is_whole(builder: Builder, ranges: list[Value], side: int) -> Value:
     return builder.and_(builder.and_(*firsts), builder.and_(*ends))
 
 
+@dataclass(frozen=True)
+class _Places:
+    """One of a transform's arrays: a pointer to its element (0, 0), and elements between rows and columns."""
+
+    pointer: Value
+    row: Value
+    column: Value
+
+    def at(self, builder: Builder, i: int, j: int) -> Value:
+        """The address of the element (i, j)."""
+        row, column = builder.mul(self.row, integer(i)), builder.mul(self.column, integer(j))
+        return builder.gep(self.pointer, [builder.add(row, column)])
+
+
+def _transform(
+    builder: Builder,
+    matrix: Float64,
+    source: _Places,
+    reads: dict[tuple[int, int], Value],
+    write: Callable[[int, int, Value], None],
+) -> None:
+    """Emit matrix X matrix^T, the columns first, and what is done with each of its elements.
+
+    Args:
+        builder: where to emit.
+        matrix: of the transform.
+        source: X.
+        reads: for each element of X, which of its lanes to read.
+        write: emits what is done with the element (i, j).
+    """
+    outputs, inputs = matrix.shape
+    half: list[list[Value]] = []
+    for j in range(inputs):
+        column = [load(builder, source.at(builder, i, j), VECTOR, reads[i, j]) for i in range(inputs)]
+        half.append(_product(builder, matrix, column))
+    for i in range(outputs):
+        for j, value in enumerate(_product(builder, matrix, [column[i] for column in half])):
+            write(i, j, value)
+
+
+def _for_each_size(
+    builder: Builder,
+    m: Value,
+    matrices: dict[int, Float64],
+    ranges: tuple[list[Value], list[Value]],
+    channels: Value,
+    emit: Callable[[Float64, dict[tuple[int, int], Value], dict[tuple[int, int], Value]], None],
+) -> None:
+    """Emit for each m a body for a whole vector of whole squares, one for parts of them, and the choice.
+
+    Args:
+        builder: where to emit.
+        m: the size that is wanted when it runs.
+        matrices: by m.
+        ranges: half-open ranges of rows and columns that are read, and that are written.
+        channels: how many exist.
+        emit: emits a body from its matrix and the lanes of each element that are read, and that are written.
+    """
+    lanes = builder.bitcast(first_lanes(builder, channels), ir.IntType(UNIT.lanes))
+    full = ir.Constant(ir.VectorType(BIT, UNIT.lanes), [1] * UNIT.lanes)
+    is_wide = builder.icmp_signed(">=", channels, integer(UNIT.lanes))
+    after, impossible = builder.append_basic_block("transform.end"), builder.append_basic_block("impossible")
+    choice = builder.switch(m, impossible)
+    for size, matrix in matrices.items():
+        names = (f"transform.{size}{name}" for name in ("", ".whole", ".part"))
+        block, whole, part = map(builder.append_basic_block, names)
+        choice.add_case(integer(size), block)
+        builder.position_at_end(block)
+        sides = matrix.shape[::-1]
+        are_whole = [_is_whole(builder, list(limits), side) for limits, side in zip(ranges, sides, strict=True)]
+        builder.cbranch(builder.and_(builder.and_(*are_whole), is_wide), whole, part)
+        builder.position_at_end(whole)
+        everywhere = {(i, j): full for i in range(max(sides)) for j in range(max(sides))}
+        emit(matrix, everywhere, everywhere)
+        builder.branch(after)
+        builder.position_at_end(part)
+        read, write = (_masks(builder, range(side), limits, lanes) for limits, side in zip(ranges, sides, strict=True))
+        emit(matrix, read, write)
+        builder.branch(after)
+    builder.position_at_end(impossible)
+    builder.unreachable()
+    builder.position_at_end(after)
+
+
 def _make_transform(matrices: dict[int, Float64], epilogue: Epilogue) -> Any:
     """The transform by one of the matrices, chosen by m when it is called, as a function for kernels.
 
@@ -177,54 +263,19 @@ def _make_transform(matrices: dict[int, Float64], epilogue: Epilogue) -> Any:
 
         def generate(context: Any, builder: Builder, signature: Any, values: Any) -> Value:
             source, target, extra = (
-                element_pointer(context, builder, signature.args[i], values[i], values[i + 1]) for i in (2, 10, 16)
+                _Places(element_pointer(context, builder, signature.args[i], *values[i : i + 2]), *values[j : j + 2])
+                for i, j in ((2, 4), (10, 12), (16, 18))
             )
-            distances = {"source": values[4:6], "target": values[12:14], "extra": values[18:20]}
-            reads, writes = list(values[6:10]), [integer(0), values[14], integer(0), values[15]]
-            some = builder.bitcast(first_lanes(builder, values[1]), ir.IntType(UNIT.lanes))
-            is_wide = builder.icmp_signed(">=", values[1], integer(UNIT.lanes))
+            ranges = list(values[6:10]), [integer(0), values[14], integer(0), values[15]]
 
-            def at(pointer: Value, name: str, i: int, j: int) -> Value:
-                row, column = (builder.mul(d, integer(n)) for d, n in zip(distances[name], (i, j), strict=True))
-                return builder.gep(pointer, [builder.add(row, column)])
+            def emit(matrix: Float64, read: Any, write: Any) -> None:
+                def finish(i: int, j: int, value: Value) -> None:
+                    places = target.at(builder, i, j), extra.at(builder, i, j)
+                    epilogue(builder, value, write[i, j], *places, values[20])
 
-            def emit(matrix: Float64, is_masked: bool) -> None:
-                outputs, inputs = matrix.shape
-                full = ir.Constant(ir.VectorType(BIT, UNIT.lanes), [1] * UNIT.lanes)
-                square = range(max(matrix.shape))
-                read = write = {(i, j): full for i in square for j in square}
-                if is_masked:
-                    read = _masks(builder, range(inputs), reads, some)
-                    write = _masks(builder, range(outputs), writes, some)
-                half: list[list[Value]] = []
-                for j in range(inputs):
-                    column = [load(builder, at(source, "source", i, j), VECTOR, read[i, j]) for i in range(inputs)]
-                    half.append(_product(builder, matrix, column))
-                for i in range(outputs):
-                    row = _product(builder, matrix, [column[i] for column in half])
-                    for j, value in enumerate(row):
-                        places = at(target, "target", i, j), at(extra, "extra", i, j)
-                        epilogue(builder, value, write[i, j], *places, values[20])
+                _transform(builder, matrix, source, read, finish)
 
-            after = builder.append_basic_block("transform.end")
-            impossible = builder.append_basic_block("impossible")
-            choice = builder.switch(values[0], impossible)
-            for m, matrix in matrices.items():
-                block, whole, part = (
-                    builder.append_basic_block(f"transform.{m}{name}") for name in ("", ".whole", ".part")
-                )
-                choice.add_case(integer(m), block)
-                builder.position_at_end(block)
-                reads_all = _is_whole(builder, reads, matrix.shape[1])
-                is_whole = builder.and_(reads_all, _is_whole(builder, writes, matrix.shape[0]))
-                builder.cbranch(builder.and_(is_whole, is_wide), whole, part)
-                for start, is_masked in (whole, False), (part, True):
-                    builder.position_at_end(start)
-                    emit(matrix, is_masked)
-                    builder.branch(after)
-            builder.position_at_end(impossible)
-            builder.unreachable()
-            builder.position_at_end(after)
+            _for_each_size(builder, values[0], matrices, ranges, values[1], emit)
             return context.get_dummy_value()
 
         return signature, generate
@@ -237,4 +288,4 @@ transform_weight = _make_transform(WEIGHT, _store)
 transform_output = _make_transform(OUTPUT, store_activation)
 transform_output_masked = _make_transform(OUTPUT, store_masked)
 transform_output_gradient = _make_transform({m: matrix.T for m, matrix in OUTPUT.items()}, _store)
-transform_weight_gradient = _make_transform({m: matrix.T for m, matrix in WEIGHT.items()}, add_float64)
+transform_weight_gradient = _make_transform({m: matrix.T for m, matrix in WEIGHT.items()}, add_leaf)

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ddp.kernels import conv2d, winograd
+from ddp.kernels import conv2d, panel, winograd, winograd_weight
 from ddp.kernels.jit import get_num_threads
 from ddp.kernels.types import Float32, Int64
+from ddp.kernels.winograd_workspace import Workspace
 from ddp.nn.convolution_method import METHODS, choose_patch
 from ddp.nn.layer import Draws, Layer, ParameterSpec, Shape, Tensor
 
@@ -84,33 +85,38 @@ class Conv2d(Layer):
         """Choose the method and make its workspaces, besides y and dx."""
         shape = super().build(input_shape, capacity, index)
         k = self.kernel_size
-        self.turned = np.empty((k, k, self.out_channels, self.in_channels), np.float32)
         channels = self.in_channels, self.out_channels
+        self.panels, self.turned = panel.make_panels(k, *channels), panel.make_panels(k, *channels[::-1])
         self.patch = choose_patch(self.method, k, (shape[0], shape[1]), channels)
         if self.patch:
-            self.winograd = winograd.Workspace(self.patch, *channels, get_num_threads())
+            self.winograd = Workspace(self.patch, *channels, get_num_threads(), self.weight.gradient.dtype)
         else:
             height, width, _ = input_shape
             wide = (capacity, height + 2 * self.padding, width + 2 * self.padding, self.in_channels)
             self.padded_x = np.empty(wide if self.padding else (0, *wide[1:]), np.float32)
             self.padded_dy = np.empty((capacity, height + k - 1, width + k - 1, self.out_channels), np.float32)
+            self.pixels = conv2d.locate_pixels((shape[0], shape[1]), wide[2], self.in_channels)
+            self.input_pixels = conv2d.locate_pixels((height, width), width + k - 1, self.out_channels)
         return shape
+
+    def workspace_bytes(self) -> int:
+        """Also of the panels, and of what Winograd's passes write in between."""
+        panels = self.panels.nbytes + self.turned.nbytes
+        return super().workspace_bytes() + panels + (self.winograd.nbytes if self.patch else 0)
 
     def forward(self, x: Float32, training: bool, draws: Draws) -> Float32:
         """Compute y[oc, i, j] = b[oc] + sum w[oc, ic, i', j'] x[ic, i + i', j + j']."""
         self.x = self.surrounded_x = x
         y = self.y[: len(x)]
+        panel.pack_weight(self.weight.value, self.panels)
         if self.patch:
             work = self.winograd
-            winograd.evaluate_weight(self.weight.value, work.weight)
-            winograd.winograd_forward(
-                x, self.padding, work.weight, self.b, self.applies_relu, work.inputs, work.outputs, y
-            )
+            winograd.winograd_forward(x, self.padding, self.panels, self.b, self.applies_relu, work.forward, y)
             return y
         if self.padding:
             self.surrounded_x = self.padded_x[: len(x)]
             conv2d.pad_image(x, self.padding, self.surrounded_x)
-        conv2d.conv2d_forward(self.surrounded_x, self.weight.value, self.b, self.applies_relu, y)
+        conv2d.conv2d_forward(self.surrounded_x, self.panels, self.pixels, self.b, self.applies_relu, y)
         return y
 
     def backward(self, dy: Float32, shards: Int64, input_gradient: bool) -> Float32:
@@ -124,25 +130,22 @@ class Conv2d(Layer):
             conv2d.conv2d_backward_bias(dy, shards, *self.bias.sum())
         if self.patch:
             work = self.winograd
-            blocks = work.chunk_inputs, work.chunk_outputs, work.chunk_products
-            gradient = self.weight.sum()
-            winograd.winograd_backward_weight(self.x, self.padding, dy, shards, work.chunk, *blocks, *gradient)
+            arguments = self.x, self.padding, dy, shards, work.chunk, work.backward_weight
+            winograd_weight.winograd_backward_weight(*arguments, *self.weight.sum())
         else:
             conv2d.conv2d_backward_weight(self.surrounded_x, dy, shards, *self.weight.sum())
 
     def backward_input(self, dy: Float32) -> Float32:
         """Compute dx, and where asked to, its product with the derivative of the ReLU before."""
         dx, mask = self.dx[: len(dy)], self.x if self.masks_input else self.x[:0]
-        conv2d.turn_weight(self.weight.value, self.turned)
+        panel.turn_weight(self.weight.value, self.turned)
         if self.patch:
             work = self.winograd
-            winograd.evaluate_weight(self.turned, work.turned_weight)
-            blocks = work.outputs, work.inputs  # the outputs' gradient is this pass's input
-            winograd.winograd_backward_input(dy, self.padding, work.turned_weight, mask, *blocks, dx)
+            winograd.winograd_backward_input(dy, self.padding, self.turned, mask, work.backward_input, dx)
         else:
             surrounded_dy = self.padded_dy[: len(dy)]
             conv2d.pad_image(dy, self.kernel_size - 1 - self.padding, surrounded_dy)
-            conv2d.conv2d_backward_input(surrounded_dy, self.turned, mask, dx)
+            conv2d.conv2d_backward_input(surrounded_dy, self.turned, self.input_pixels, mask, dx)
         return dx
 
     def pass_flops(self) -> int:

@@ -133,7 +133,18 @@ def test_pytest_finds_every_test_that_is_named() -> None:
 def test_every_equation_of_the_kernels_is_in_the_mathematics() -> None:
     kernels = ROOT / "ddp" / "kernels"
     shown = {(name, file) for name, _, file in named_code(MATHEMATICS)}
-    no_equations = {"__init__.py", "dot.py", "jit.py", "peak.py", "shard_tile.py", "tile.py", "types.py", "vector.py"}
+    no_equations = {
+        "__init__.py",
+        "dot.py",
+        "jit.py",
+        "memory.py",
+        "peak.py",
+        "shard_tile.py",
+        "tile.py",
+        "types.py",
+        "vector.py",
+    }
+    no_equations.add("winograd_patches.py")  # parts of what is shown
     files = [file for file in kernels.glob("*.py") if file.name not in no_equations]
     assert len(files) > 8
     missing = [(name, file) for file in files for name in public_functions(file) if (name, file) not in shown]

@@ -24,6 +24,7 @@ from ddp.kernels import (
     dropout,
     flatten,
     linear,
+    panel,
     pool,
     powers,
     reference,
@@ -119,17 +120,20 @@ def conv2d_case(draw):
     x, w, dy = values(B, H, W, IC), values(K, K, IC, OC), values(B, OH, OW, OC)
     b = values(OC) if draw(st.booleans()) else values(0)
     is_relu, is_masked = draw(st.booleans()), draw(st.booleans())
-    y, dx, turned = out(B, OH, OW, OC), out(B, H, W, IC), out(K, K, OC, IC)
+    y, dx = out(B, OH, OW, OC), out(B, H, W, IC)
+    panels, turned = out(*panel.make_panels(K, IC, OC).shape), out(*panel.make_panels(K, OC, IC).shape)
     dw, db, shards, scale = out(K, K, IC, OC), out(OC), draw_shards(draw, B), np.float32(0.25)
     wide_x = out(B, H + 2 * padding, W + 2 * padding, IC)
     wide_dy = out(B, H + K - 1, W + K - 1, OC)
     conv2d.pad_image(x, padding, wide_x)
     conv2d.pad_image(dy, K - 1 - padding, wide_dy)
-    conv2d.turn_weight(w, turned)
-    conv2d.conv2d_forward(wide_x, w, b, is_relu, y)
+    panel.pack_weight(w, panels)
+    panel.turn_weight(w, turned)
+    conv2d.conv2d_forward(wide_x, panels, conv2d.locate_pixels((OH, OW), W + 2 * padding, IC), b, is_relu, y)
     conv2d.conv2d_backward_weight(wide_x, dy, shards, scale, dw, LARGEST)
     conv2d.conv2d_backward_bias(dy, shards, scale, db, LARGEST)
-    conv2d.conv2d_backward_input(wide_dy, turned, x if is_masked else x[:0], dx)
+    pixels = conv2d.locate_pixels((H, W), W + K - 1, OC)
+    conv2d.conv2d_backward_input(wide_dy, turned, pixels, x if is_masked else x[:0], dx)
 
     def equations(x, w, b, dy):
         return (

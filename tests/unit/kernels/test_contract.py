@@ -24,6 +24,7 @@ from ddp.kernels import (
     dropout,
     flatten,
     linear,
+    panel,
     pool,
     powers,
     relu,
@@ -31,15 +32,18 @@ from ddp.kernels import (
     squared_error,
     update,
     winograd,
+    winograd_weight,
 )
 from ddp.kernels.jit import set_num_threads
+from ddp.kernels.panel import make_panels
 from ddp.kernels.shard_sum import sum_shards
-from ddp.kernels.update import make_blocks
+from ddp.kernels.update import make_blocks as make_update_blocks
+from ddp.kernels.winograd_workspace import make_blocks, make_chunks
 
 GENERATOR = np.random.default_rng(0)
 WORDS = np.array([1, 2, 3, 2**31], np.uint64)
 SHARDS = np.array([0, 3, 3, 5, 7])
-SCALE, BLOCKS = np.float32(2**20), make_blocks([slice(0, 7000), slice(7000, 10_007)])
+SCALE, BLOCKS = np.float32(2**20), make_update_blocks([slice(0, 7000), slice(7000, 10_007)])
 THREADS = 16
 BATCH, NUMBERS = 7, 10_007  # prime, so that threads and vector lanes never divide them
 
@@ -65,13 +69,18 @@ def labels():
     return GENERATOR.integers(0, 10, BATCH)
 
 
-def points(*sizes):
-    return f(*winograd.make_points(*sizes).shape)
+def pixels(width, channels):
+    return conv2d.locate_pixels((9, 17), width, channels)
+
+
+def panels(*sizes):
+    """Weights of 3x3 filters in panels."""
+    return f(*make_panels(3, *sizes).shape)
 
 
 def blocks(m, *channels):
     """Workspaces of five patches for three workers."""
-    return [f(*winograd.make_block(m, size, 5, 3).shape) for size in channels]
+    return make_blocks(m, *channels, 3, 5)
 
 
 # Shapes other than the batch differ from 7 and 10007. Kernels of the first table act on each index of
@@ -79,23 +88,26 @@ def blocks(m, *channels):
 BY_SAMPLE = [
     (linear.linear_forward, lambda: (f(BATCH, 37), f(37, 19), f(19), True, f(BATCH, 19))),
     (linear.linear_backward_input, lambda: (f(BATCH, 19), f(37, 19), f(BATCH, 37), f(BATCH, 37))),
-    (conv2d.conv2d_forward, lambda: (f(BATCH, 11, 19, 3), f(3, 3, 3, 18), f(18), True, f(BATCH, 9, 17, 18))),
+    (
+        conv2d.conv2d_forward,
+        lambda: (f(BATCH, 11, 19, 3), panels(3, 18), pixels(19, 3), f(18), True, f(BATCH, 9, 17, 18)),
+    ),
     (
         conv2d.conv2d_backward_input,
-        lambda: (f(BATCH, 11, 19, 18), f(3, 3, 18, 5), f(BATCH, 9, 17, 5), f(BATCH, 9, 17, 5)),
+        lambda: (f(BATCH, 11, 19, 18), panels(18, 5), pixels(19, 18), f(BATCH, 9, 17, 5), f(BATCH, 9, 17, 5)),
     ),
     (
         winograd.winograd_forward,
-        lambda: (f(BATCH, 9, 11, 3), 1, points(4, 3, 18), f(18), True, *blocks(4, 3, 18), f(BATCH, 9, 11, 18)),
+        lambda: (f(BATCH, 9, 11, 3), 1, panels(3, 18), f(18), True, blocks(4, 3, 18), f(BATCH, 9, 11, 18)),
     ),
     (
         winograd.winograd_backward_input,
         lambda: (
             f(BATCH, 9, 11, 3),
             0,
-            points(2, 3, 18),
+            panels(3, 18),
             f(BATCH, 11, 13, 18),
-            *blocks(2, 3, 18),
+            blocks(2, 3, 18),
             f(BATCH, 11, 13, 18),
         ),
     ),
@@ -137,20 +149,21 @@ OVER_SAMPLES = [
         lambda: (f(BATCH, 11, 10, 5), f(BATCH, 9, 8, 18), SHARDS, SCALE, i(3, 3, 5, 18), largest()),
     ),
     (
-        winograd.winograd_backward_weight,
+        winograd_weight.winograd_backward_weight,
         lambda: (
             f(BATCH, 9, 11, 20),
             1,
             f(BATCH, 9, 11, 50),
             SHARDS,
             (16, 16),
-            *blocks(4, 16, 16),
-            *blocks(4, 16 * 16)[:1],
-            np.zeros((3, 3, 20, 50)),
+            make_chunks(4, (16, 16), 3, np.int32, 5),
+            SCALE,
+            i(3, 3, 20, 50),
+            largest(),
         ),
     ),
-    (winograd.evaluate_weight, lambda: (f(3, 3, 5, 18), points(4, 5, 18))),
-    (conv2d.turn_weight, lambda: (f(3, 3, 5, 18), f(3, 3, 18, 5))),
+    (panel.pack_weight, lambda: (f(3, 3, 5, 18), panels(5, 18))),
+    (panel.turn_weight, lambda: (f(3, 3, 5, 18), panels(18, 5))),
 ]
 # Rows of four shards, in parts of three rows; P parts.
 ROWS, ROW_SHARDS = 41, np.array([0, 12, 12, 13, 41])
@@ -200,8 +213,13 @@ def copies(arguments):
     return [a.copy() if isinstance(a, np.ndarray) else a for a in arguments]
 
 
+def flat(arguments):
+    """Those in tuples too, which are workspaces."""
+    return [item for a in arguments for item in (a if isinstance(a, tuple) else (a,))]
+
+
 def digest(arguments):
-    arrays = [a for a in arguments if isinstance(a, np.ndarray)]
+    arrays = [a for a in flat(arguments) if isinstance(a, np.ndarray)]
     return hashlib.sha256(b"".join((a.max() if a.shape == (THREADS,) else a).tobytes() for a in arrays)).hexdigest()
 
 
@@ -252,7 +270,7 @@ def test_a_shard_gives_the_same_bits_wherever_it_is_computed(kernel, make):
     total, leaves = np.zeros_like(together), []
     for first, last in itertools.pairwise(SHARDS):
         alone = [np.array([0, last - first]) if a is SHARDS else a for a in inputs]
-        alone = [a[first:last].copy() if np.ndim(a) > 1 and len(a) == BATCH else a for a in alone]
+        alone = [a[first:last].copy() if isinstance(a, np.ndarray) and len(a) == BATCH else a for a in alone]
         part = np.full_like(together, 7)
         of_part = largest()
         kernel(*alone, part, of_part)
@@ -313,7 +331,7 @@ def test_kernel_allocates_nothing(kernel, make):
         if not was_enabled:
             _nrt_python.memsys_disable_stats()
     # Numba makes one small record of each array that is passed in, whatever its size.
-    arrays = sum(isinstance(a, np.ndarray) for a in arguments)
+    arrays = sum(isinstance(a, np.ndarray) for a in flat(arguments))
     assert after.alloc - before.alloc == arrays
     assert after.free - before.free == arrays
 

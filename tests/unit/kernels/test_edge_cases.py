@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ddp.kernels import conv2d, dropout, flatten, linear, pool, relu, softmax
+from ddp.kernels import conv2d, dropout, flatten, linear, panel, pool, relu, softmax
 
 
 def array(*values):
@@ -100,7 +100,9 @@ def test_convolution_is_cross_correlation():
     w = np.arange(9, dtype=np.float32).reshape(3, 3, 1, 1)
     y, wide = np.empty((1, 3, 3, 1), np.float32), np.empty((1, 5, 5, 1), np.float32)
     conv2d.pad_image(x, 1, wide)
-    conv2d.conv2d_forward(wide, w, array(), False, y)
+    panels = panel.make_panels(3, 1, 1)
+    panel.pack_weight(w, panels)
+    conv2d.conv2d_forward(wide, panels, conv2d.locate_pixels((3, 3), 5, 1), array(), False, y)
     assert y[0, :, :, 0].tolist() == w[::-1, ::-1, 0, 0].tolist()
 
 

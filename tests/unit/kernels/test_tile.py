@@ -19,7 +19,7 @@ import pytest
 from ddp.kernels import tile
 from ddp.kernels.dot import DOT_COLUMNS, DOT_ROWS, dot_tile
 from ddp.kernels.shard_tile import SHARD_ROWS, tile_over_long_shards, tile_over_shards
-from ddp.kernels.tile import ACCUMULATE, RELU, WITH_BIAS, tile_activation, tile_add_float64, tile_masked
+from ddp.kernels.tile import ACCUMULATE, RELU, WITH_BIAS, tile_activation, tile_masked
 
 GUARD = 7  # elements around every array that must be neither used nor changed
 GENERATOR = np.random.default_rng(0)
@@ -38,14 +38,6 @@ def run_masked(a, b, c, depth, rows, columns, y, flags):
     tile_masked(
         a, GUARD, depth, 0, 0, 1, b, GUARD, 0, 0, columns, 1, 1, depth,
         rows, columns, c, GUARD, columns, y, 0, columns, flags,
-    )  # fmt: skip
-
-
-@numba.njit
-def run_float64(a, b, c, depth, rows, columns, flags):
-    tile_add_float64(
-        a, GUARD, depth, 0, 0, 1, b, GUARD, 0, 0, columns, 1, 1, depth,
-        rows, columns, c, GUARD, columns, a, 0, 0, flags,
     )  # fmt: skip
 
 
@@ -105,9 +97,6 @@ def check_size(rows, columns, depth=5):
         c = guarded(before)
         run_masked(guarded(a), guarded(b), c, depth, rows, columns, y, flags)
         assert np.array_equal(inside(c, (rows, columns)), (a @ b) * ((y > 0) | (flags == 0))), (rows, columns)
-        c = guarded(before, np.float64)
-        run_float64(guarded(a), guarded(b), c, depth, rows, columns, flags)
-        assert np.array_equal(inside(c, (rows, columns)), a @ b + before * flags), (rows, columns)
 
 
 def check_dot_size(rows, columns, depth):

@@ -19,14 +19,17 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from ddp.kernels import conv2d, reference, winograd
+from ddp.kernels import panel, reference
+from ddp.kernels.winograd import winograd_backward_input, winograd_forward
 from ddp.kernels.winograd_transform import INPUT, OUTPUT, WEIGHT
+from ddp.kernels.winograd_weight import winograd_backward_weight
+from ddp.kernels.winograd_workspace import chunk_of_weight, make_blocks, make_chunks
 
 U = 2.0**-24
 TRANSFORMS = 8 + 10 + 12 + 1
 GUARD = 9  # numbers around every array that must be neither used nor changed
-SIZES = [1, 3, 16, 17, 33, 50]
-SHAPES = [(2, 5, 9, 3, 20, 1), (1, 7, 6, 33, 17, 0), (3, 3, 2, 16, 50, 2)]
+SIZES = [1, 3, 16, 17, 33, 70]
+SHAPES = [(2, 5, 9, 3, 20, 1), (1, 7, 6, 33, 17, 0), (3, 3, 2, 16, 70, 2)]
 
 
 def guarded(values):
@@ -80,7 +83,10 @@ def channels_first(image):
     return image.astype(np.float64).transpose(0, 3, 1, 2)
 
 
-def check(m, B, H, W, IC, OC, padding, seed, shards, has_bias=True, relu=False, masked=False, workers=2):
+def check(
+    m, B, H, W, IC, OC, padding, seed, shards, has_bias=True, relu=False, masked=False, workers=2,
+    patches=70, kept=2**20,
+):  # fmt: skip
     generator = np.random.default_rng(seed)
     OH, OW = H + 2 * padding - 2, W + 2 * padding - 2
 
@@ -88,21 +94,22 @@ def check(m, B, H, W, IC, OC, padding, seed, shards, has_bias=True, relu=False, 
         return guarded(generator.standard_normal(shape).astype(np.float32))
 
     x, w, dy, b = values(B, H, W, IC), values(3, 3, IC, OC), values(B, OH, OW, OC), values(OC if has_bias else 0)
-    y, dx, turned = values(B, OH, OW, OC), values(B, H, W, IC), np.empty((3, 3, OC, IC), np.float32)
-    dw = guarded(np.full((3, 3, IC, OC), np.nan))
-    work = winograd.Workspace(m, IC, OC, workers)
-    blocks = [guarded(np.full(block.shape, np.nan, np.float32)) for block in (
-        work.weight, work.turned_weight, work.inputs, work.outputs,
-        work.chunk_inputs, work.chunk_outputs, work.chunk_products,
-    )]  # fmt: skip
-    u, turned_u, inputs, outputs = blocks[:4]
-    winograd.evaluate_weight(w, u)
-    winograd.winograd_forward(x, padding, u, b, relu, inputs, outputs, y)
-    conv2d.turn_weight(w, turned)
-    winograd.evaluate_weight(turned, turned_u)
-    winograd.winograd_backward_input(dy, padding, turned_u, x if masked else x[:0], outputs, inputs, dx)
-    winograd.winograd_backward_weight(x, padding, dy, shards, work.chunk, *blocks[4:], dw)
-    assert all(map(is_guarded, [x, w, dy, y, dx, dw, *blocks]))
+
+    def room(arrays):
+        return tuple(guarded(np.full(array.shape, np.nan, array.dtype)) for array in arrays)
+
+    y, dx, dw = values(B, OH, OW, OC), values(B, H, W, IC), guarded(np.full((3, 3, IC, OC), np.nan, np.float32))
+    panels, turned = room((panel.make_panels(3, IC, OC), panel.make_panels(3, OC, IC)))
+    forward = room(make_blocks(m, IC, OC, workers, patches, kept=kept))
+    backward = room(make_blocks(m, OC, IC, workers, patches, kept=kept))
+    chunk = chunk_of_weight(IC, OC, workers)
+    chunks = room(make_chunks(m, chunk, workers, np.float32, 13))
+    panel.pack_weight(w, panels)
+    winograd_forward(x, padding, panels, b, relu, forward, y)
+    panel.turn_weight(w, turned)
+    winograd_backward_input(dy, padding, turned, x if masked else x[:0], backward, dx)
+    winograd_backward_weight(x, padding, dy, shards, chunk, chunks, np.float32(1), dw, np.zeros(16, np.int64))
+    assert all(map(is_guarded, [x, w, dy, y, dx, dw, panels, turned, *forward, *backward, *chunks]))
 
     filters = w.astype(np.float64).transpose(3, 2, 0, 1)
     expected_y = reference.conv2d_forward(channels_first(x), filters, b if has_bias else np.zeros(OC), padding)
@@ -110,7 +117,8 @@ def check(m, B, H, W, IC, OC, padding, seed, shards, has_bias=True, relu=False, 
     expected_dx = reference.conv2d_backward_input(channels_first(dy), filters, padding, (H, W)).transpose(0, 2, 3, 1)
     expected_dx = reference.relu_backward(x.astype(np.float64), expected_dx) if masked else expected_dx
     expected_dw = reference.conv2d_backward_weight(channels_first(x), channels_first(dy), 3, padding)
-    x, w, dy, turned = (a.astype(np.float64) for a in (x, w, dy, turned))
+    x, w, dy = (a.astype(np.float64) for a in (x, w, dy))
+    turned = w[::-1, ::-1].transpose(0, 1, 3, 2)
     patches = B * -(-OH // m) * -(-OW // m)
     sizes = (
         (y, expected_y, IC, magnitude(m, x, w, padding, (OH, OW)) + (np.abs(b) if has_bias else 0)),
@@ -133,21 +141,19 @@ def test_all_passes_equal_the_reference(data):
     check(
         draw(st.sampled_from([2, 4])), B, H, W, draw(st.sampled_from(SIZES)), draw(st.sampled_from(SIZES)), padding,
         draw(st.integers(0, 2**32 - 1)), np.array([0, *sorted(inner), B]), *(draw(st.booleans()) for _ in range(3)),
-        draw(st.integers(1, 3)),
+        draw(st.integers(1, 4)), draw(st.sampled_from([1, 5, 70])), draw(st.sampled_from([0, 2**20])),
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("m", [2, 4])
 def test_the_number_of_workers_changes_no_bit(m):
-    """Nor do the chunks of dw, of which there are more for more workers; 75 patches of a shard take many blocks."""
-    digests = {check(m, 4, 18, 19, 20, 70, 1, 0, np.array([0, 3, 4]), workers=workers) for workers in (1, 2, 3, 5, 16)}
+    """Nor do the chunks of dw, of which there are more for more workers, nor the blocks of patches of an image."""
+    cases = [(1, 70, 2**20), (1, 70, 0), (2, 70, 0), (4, 13, 2**20), (4, 13, 0), (5, 7, 0), (16, 70, 0)]
+    digests = {
+        check(m, 4, 18, 19, 20, 140, 1, 0, np.array([0, 3, 4]), workers=workers, patches=patches, kept=kept)
+        for workers, patches, kept in cases
+    }
     assert len(digests) == 1
-
-
-def test_large_weights_take_large_blocks():
-    """Of which a batch fills more than one."""
-    assert winograd.Workspace(4, 200, 160, 1).inputs.shape[2] == winograd.LARGE_BLOCK * 200 + winograd.SKEW
-    check(4, 4, 23, 22, 200, 160, 1, 0, np.array([0, 4]), workers=1)
 
 
 @pytest.mark.parametrize(
@@ -157,21 +163,22 @@ def test_large_weights_take_large_blocks():
         ((32, 64), 2, (32, 32)),
         ((32, 64), 8, (16, 16)),
         ((3, 64), 4, (3, 16)),
-        ((512, 512), 4, (64, 64)),
+        ((512, 512), 4, (32, 128)),
+        ((512, 512), 80, (32, 64)),
         ((16, 16), 9, (16, 16)),
         ((50, 7), 2, (32, 7)),
     ],
 )
 def test_chunks_leave_every_worker_one(channels, workers, chunk):
-    assert winograd.chunk_of_weight(*channels, workers) == chunk
+    assert chunk_of_weight(*channels, workers) == chunk
 
 
 def test_nan_spreads_from_a_pixel_to_its_patch():
     x = np.zeros((1, 10, 10, 3), np.float32)
     x[0, 1, 1, 2] = np.nan
-    work, y = winograd.Workspace(4, 3, 5, 1), np.zeros((1, 8, 8, 5), np.float32)
-    winograd.evaluate_weight(np.ones((3, 3, 3, 5), np.float32), work.weight)
-    winograd.winograd_forward(x, 0, work.weight, np.zeros(0, np.float32), True, work.inputs, work.outputs, y)
+    panels, y = panel.make_panels(3, 3, 5), np.zeros((1, 8, 8, 5), np.float32)
+    panel.pack_weight(np.ones((3, 3, 3, 5), np.float32), panels)
+    winograd_forward(x, 0, panels, np.zeros(0, np.float32), True, make_blocks(4, 3, 5, 1), y)
     assert np.isnan(y[0, :2, :2]).all()
     assert not np.isnan(y[0, 4:, 4:]).any()
 
