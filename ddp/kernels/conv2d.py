@@ -11,7 +11,7 @@ kernel's rows and these. All three passes are that one tile with other distances
     pass        rows of the tile       vectors       sum over
     forward     output pixels          OC            kernel row; kernel column and IC
     by input    input pixels           IC            the same, of dy with zeros around it, and turned weights
-    by weight   kernel column and IC   OC            sample, output row, output column
+    by weight   kernel and IC          OC            sample, output row, output column
 
 Pixels of a tile need not be neighbours: it is told where each of its rows lies, so that small images fill it too.
 Each output element is summed in one fixed order, whatever the batch or the threads.
@@ -40,6 +40,7 @@ __all__ = [
     "conv2d_backward_weight",
     "conv2d_forward",
     "locate_pixels",
+    "locate_taps",
     "pad_image",
 ]
 
@@ -135,13 +136,29 @@ def conv2d_forward(x: Float32, panels: Float32, pixels: Int64, b: Float32, relu:
                 )  # fmt: skip
 
 
+def locate_taps(kernel_size: int, width: int, channels: int) -> Int64:
+    """Where the numbers that one output pixel needs lie.
+
+    Args:
+        kernel_size: K.
+        width: W of the input image with the zeros around.
+        channels: IC.
+
+    Returns:
+        (K K IC,) int64: elements from the pixel's first, in the order of the weights.
+    """
+    di, dj, ic = np.indices((kernel_size, kernel_size, channels))
+    return np.asarray(((di * width + dj) * channels + ic).ravel(), np.int64)
+
+
 @kernel
-def conv2d_backward_weight(x: Float32, dy: Float32, shards: Int64, dw: Float64) -> None:
+def conv2d_backward_weight(x: Float32, dy: Float32, taps: Int64, shards: Int64, dw: Float64) -> None:
     """Write dw, the sum over the logical shards of each one's gradient by the weights.
 
     Args:
         x: (B, H, W, IC) float32, with the zeros around the images.
         dy: (B, OH, OW, OC) float32.
+        taps: from `locate_taps`.
         shards: (S + 1,) int64, rising from 0 to B: where each shard begins, and the end.
         dw: (K, K, IC, OC) float64, overwritten; zero for an empty batch.
 
@@ -157,22 +174,21 @@ def conv2d_backward_weight(x: Float32, dy: Float32, shards: Int64, dw: Float64) 
                 for oc in range(OC):
                     dw[tap // K, tap % K, ic, oc] = 0
         return
-    num_blocks = _num_blocks(K * IC, TILE_ROWS)
-    for task in prange(K * num_blocks):
-        di, block = task // num_blocks, task % num_blocks
-        first, end = K * IC * block // num_blocks, K * IC * (block + 1) // num_blocks
-        for oc in range(0, OC, TILE_COLUMNS):
-            columns = min(TILE_COLUMNS, OC - oc)
-            is_later = 0
-            for shard in range(shards.shape[0] - 1):
-                s, size = shards[shard], shards[shard + 1] - shards[shard]
-                if size > 0:
-                    tile_add_float64(
-                        x, (s * H + di) * W * IC + first, 1, H * W * IC, W * IC, IC,
-                        dy, s * OH * OW * OC + oc, OH * OW * OC, OW * OC, OC, size, OH, OW,
-                        end - first, columns, dw, (di * K * IC + first) * OC + oc, OC, x, 0, 0, is_later,
-                    )  # fmt: skip
-                    is_later = 1
+    size, panels = taps.shape[0], _num_blocks(OC, TILE_COLUMNS)
+    num_blocks = _num_blocks(size, TILE_ROWS)
+    for task in prange(num_blocks * panels):
+        block, oc = task // panels, task % panels * TILE_COLUMNS
+        first, end = size * block // num_blocks, size * (block + 1) // num_blocks
+        is_later = 0
+        for shard in range(shards.shape[0] - 1):
+            s, samples = shards[shard], shards[shard + 1] - shards[shard]
+            if samples > 0:
+                tile_add_float64(
+                    x, s * H * W * IC, taps[first:], H * W * IC, W * IC, IC,
+                    dy, s * OH * OW * OC + oc, OH * OW * OC, OW * OC, OC, samples, OH, OW,
+                    end - first, min(TILE_COLUMNS, OC - oc), dw, first * OC + oc, OC, x, 0, 0, is_later,
+                )  # fmt: skip
+                is_later = 1
 
 
 def conv2d_backward_bias(dy: Float32, shards: Int64, db: Float64) -> None:

@@ -96,6 +96,7 @@ class Conv2d(Layer):
             self.padded_x = np.empty(wide if self.padding else (0, *wide[1:]), np.float32)
             self.padded_dy = np.empty((capacity, height + k - 1, width + k - 1, self.out_channels), np.float32)
             self.pixels = conv2d.locate_pixels((shape[0], shape[1]), wide[2], self.in_channels)
+            self.taps = conv2d.locate_taps(k, wide[2], self.in_channels)
             self.input_pixels = conv2d.locate_pixels((height, width), width + k - 1, self.out_channels)
         return shape
 
@@ -134,7 +135,7 @@ class Conv2d(Layer):
                 self.x, self.padding, dy, shards, work.chunk, work.backward_weight, self.weight.gradient
             )
         else:
-            conv2d.conv2d_backward_weight(self.surrounded_x, dy, shards, self.weight.gradient)
+            conv2d.conv2d_backward_weight(self.surrounded_x, dy, self.taps, shards, self.weight.gradient)
 
     def backward_input(self, dy: Float32) -> Float32:
         """Compute dx, and where asked to, its product with the derivative of the ReLU before."""

@@ -12,6 +12,7 @@ METHODS = ("auto", "direct", "winograd")
 LANES = 16  # of an AVX-512 register
 BATCH = 32  # samples that share the work on the weights
 PANELS = 100  # pixels: what it costs to copy the weights into panels and to add their gradients to the sums
+STREAM = 40  # multiply-adds: what it costs to pass over a vector of outputs, several times in the weight gradient
 TRANSFORM = 16  # multiply-adds: what it costs to transform one element of a patch, and to fetch it
 WEIGHTS = 40  # patches: what it costs to transform the weights and their gradients
 
@@ -28,7 +29,7 @@ def direct_cost(image: tuple[int, int], channels: tuple[int, int]) -> int:
         channels: IC, OC.
     """
     pixels = BATCH * image[0] * image[1]
-    return (pixels + PANELS) * 9 * channels[0] * _vectors(channels[1])
+    return ((pixels + PANELS) * 9 * channels[0] + STREAM * pixels) * _vectors(channels[1])
 
 
 def winograd_cost(m: int, image: tuple[int, int], channels: tuple[int, int]) -> int:

@@ -128,7 +128,7 @@ def conv2d_case(draw):
     panel.pack_weight(w, panels)
     panel.turn_weight(w, turned)
     conv2d.conv2d_forward(wide_x, panels, conv2d.locate_pixels((OH, OW), W + 2 * padding, IC), b, is_relu, y)
-    conv2d.conv2d_backward_weight(wide_x, dy, shards, dw)
+    conv2d.conv2d_backward_weight(wide_x, dy, conv2d.locate_taps(K, W + 2 * padding, IC), shards, dw)
     conv2d.conv2d_backward_bias(dy, shards, db)
     pixels = conv2d.locate_pixels((H, W), W + K - 1, OC)
     conv2d.conv2d_backward_input(wide_dy, turned, pixels, x if is_masked else x[:0], dx)

@@ -137,7 +137,13 @@ OVER_SAMPLES = [
     (linear.linear_backward_bias, lambda: (f(BATCH, 83), SHARDS, np.zeros(83))),
     (
         conv2d.conv2d_backward_weight,
-        lambda: (f(BATCH, 11, 10, 5), f(BATCH, 9, 8, 18), SHARDS, np.zeros((3, 3, 5, 18))),
+        lambda: (
+            f(BATCH, 11, 10, 5),
+            f(BATCH, 9, 8, 18),
+            conv2d.locate_taps(3, 10, 5),
+            SHARDS,
+            np.zeros((3, 3, 5, 18)),
+        ),
     ),
     (
         winograd_weight.winograd_backward_weight,
