@@ -11,7 +11,7 @@ kernel's rows and these. All three passes are that one tile with other distances
     pass        rows of the tile       vectors       sum over
     forward     output pixels          OC            kernel row; kernel column and IC
     by input    input pixels           IC            the same, of dy with zeros around it, and turned weights
-    by weight   kernel column and IC   OC            sample, output row, output column
+    by weight   kernel and IC          OC            sample, output row, output column
 
 Pixels of a tile need not be neighbours: it is told where each of its rows lies, so that small images fill it too.
 Each output element is summed in one fixed order, whatever the batch or the threads.
@@ -40,6 +40,7 @@ __all__ = [
     "conv2d_backward_weight",
     "conv2d_forward",
     "locate_pixels",
+    "locate_taps",
     "pad_image",
 ]
 
@@ -135,15 +136,31 @@ def conv2d_forward(x: Float32, panels: Float32, pixels: Int64, b: Float32, relu:
                 )  # fmt: skip
 
 
+def locate_taps(kernel_size: int, width: int, channels: int) -> Int64:
+    """Where the numbers that one output pixel needs lie.
+
+    Args:
+        kernel_size: K.
+        width: W of the input image with the zeros around.
+        channels: IC.
+
+    Returns:
+        (K K IC,) int64: elements from the pixel's first, in the order of the weights.
+    """
+    di, dj, ic = np.indices((kernel_size, kernel_size, channels))
+    return np.asarray(((di * width + dj) * channels + ic).ravel(), np.int64)
+
+
 @kernel
 def conv2d_backward_weight(
-    x: Float32, dy: Float32, shards: Int64, scale: np.float32, dw: GradientSum, largest: Int64
+    x: Float32, dy: Float32, taps: Int64, shards: Int64, scale: np.float32, dw: GradientSum, largest: Int64
 ) -> None:
     """Write dw, the total over the logical shards of each one's gradient by the weights.
 
     Args:
         x: (B, H, W, IC) float32, with the zeros around the images.
         dy: (B, OH, OW, OC) float32.
+        taps: from `locate_taps`.
         shards: (S + 1,) int64, rising from 0 to B: where each shard begins, and the end.
         scale: what each shard's sum is multiplied by, before it is rounded to an integer if dw is int32.
         dw: (K, K, IC, OC) float32 or int32, overwritten; zero for an empty batch.
@@ -154,19 +171,17 @@ def conv2d_backward_weight(
     """
     H, W, IC = x.shape[1:]
     OH, OW, OC = dy.shape[1:]
-    K, num_shards = dw.shape[0], shards.shape[0] - 1
-    num_blocks = _num_blocks(K * IC, TILE_ROWS)
-    for task in prange(K * num_blocks):
-        di, block = task // num_blocks, task % num_blocks
-        first, end = K * IC * block // num_blocks, K * IC * (block + 1) // num_blocks
-        for oc in range(0, OC, TILE_COLUMNS):
-            found = tile_over_long_shards(
-                x, di * W * IC + first, 1, H * W * IC, W * IC, IC, dy, oc, OH * OW * OC, OW * OC, OC, OH, OW,
-                shards, num_shards, scale, end - first, min(TILE_COLUMNS, OC - oc),
-                dw, (di * K * IC + first) * OC + oc, OC,
-            )  # fmt: skip
-            thread = get_thread_id()
-            largest[thread] = max(largest[thread], found)
+    size, panels, num_shards = taps.shape[0], _num_blocks(OC, TILE_COLUMNS), shards.shape[0] - 1
+    num_blocks = _num_blocks(size, TILE_ROWS)
+    for task in prange(num_blocks * panels):
+        block, oc = task // panels, task % panels * TILE_COLUMNS
+        first, end = size * block // num_blocks, size * (block + 1) // num_blocks
+        found = tile_over_long_shards(
+            x, 0, taps[first:], H * W * IC, W * IC, IC, dy, oc, OH * OW * OC, OW * OC, OC, OH, OW,
+            shards, num_shards, scale, end - first, min(TILE_COLUMNS, OC - oc), dw, first * OC + oc, OC,
+        )  # fmt: skip
+        thread = get_thread_id()
+        largest[thread] = max(largest[thread], found)
 
 
 def conv2d_backward_bias(dy: Float32, shards: Int64, scale: np.float32, db: GradientSum, largest: Int64) -> None:

@@ -260,9 +260,10 @@ def _make_tile(largest_rows: int, total: Callable[[Builder, Shards, Leaves, Targ
         c_at: Any,
         c_row: Any,
     ) -> Any:
-        integers = [types.int64]
+        integers, a_row = [types.int64], a_row if isinstance(a_row, types.Array) else types.int64
         signature = types.int64(
-            a, *integers * 5, b, *integers * 6, shards, types.int64, types.float32, *integers * 2, c, *integers * 2
+            *(a, types.int64, a_row, *integers * 3, b, *integers * 6, shards, types.int64, types.float32),
+            *(*integers * 2, c, *integers * 2),
         )
 
         def generate(context: Any, builder: Builder, signature: Any, values: Any) -> Value:

@@ -96,6 +96,7 @@ class Conv2d(Layer):
             self.padded_x = np.empty(wide if self.padding else (0, *wide[1:]), np.float32)
             self.padded_dy = np.empty((capacity, height + k - 1, width + k - 1, self.out_channels), np.float32)
             self.pixels = conv2d.locate_pixels((shape[0], shape[1]), wide[2], self.in_channels)
+            self.taps = conv2d.locate_taps(k, wide[2], self.in_channels)
             self.input_pixels = conv2d.locate_pixels((height, width), width + k - 1, self.out_channels)
         return shape
 
@@ -133,7 +134,7 @@ class Conv2d(Layer):
             arguments = self.x, self.padding, dy, shards, work.chunk, work.backward_weight
             winograd_weight.winograd_backward_weight(*arguments, *self.weight.sum())
         else:
-            conv2d.conv2d_backward_weight(self.surrounded_x, dy, shards, *self.weight.sum())
+            conv2d.conv2d_backward_weight(self.surrounded_x, dy, self.taps, shards, *self.weight.sum())
 
     def backward_input(self, dy: Float32) -> Float32:
         """Compute dx, and where asked to, its product with the derivative of the ReLU before."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 METHODS = ("auto", "direct", "winograd")
 
-LANES, TILE_ROWS = 16, 14  # of the AVX-512 tile
+LANES = 16  # of an AVX-512 register
 BATCH = 32  # samples that share the work on the weights
-RELOAD = 4  # pixels: what it costs to read the weights again for every tile of an output row
-TRANSFORM = 8  # multiply-adds: what it costs to transform one element of a patch
-WEIGHTS = 110  # patches: what it costs to transform the weights and their gradients, mostly memory traffic
+PANELS = 100  # pixels: what it costs to copy the weights into panels and to add their gradients to the sums
+STREAM = 40  # multiply-adds: what it costs to pass over a vector of outputs, several times in the weight gradient
+TRANSFORM = 16  # multiply-adds: what it costs to transform one element of a patch, and to fetch it
+WEIGHTS = 40  # patches: what it costs to transform the weights and their gradients
 
 
 def _vectors(channels: int) -> int:
@@ -27,8 +28,8 @@ def direct_cost(image: tuple[int, int], channels: tuple[int, int]) -> int:
         image: OH, OW, height and width of the output image, in pixels.
         channels: IC, OC.
     """
-    width = image[1] + RELOAD * -(-image[1] // TILE_ROWS)
-    return BATCH * 9 * image[0] * width * channels[0] * _vectors(channels[1])
+    pixels = BATCH * image[0] * image[1]
+    return ((pixels + PANELS) * 9 * channels[0] + STREAM * pixels) * _vectors(channels[1])
 
 
 def winograd_cost(m: int, image: tuple[int, int], channels: tuple[int, int]) -> int:

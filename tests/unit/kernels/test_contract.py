@@ -146,7 +146,15 @@ OVER_SAMPLES = [
     (linear.linear_backward_bias, lambda: (f(BATCH, 83), SHARDS, SCALE, i(83), largest())),
     (
         conv2d.conv2d_backward_weight,
-        lambda: (f(BATCH, 11, 10, 5), f(BATCH, 9, 8, 18), SHARDS, SCALE, i(3, 3, 5, 18), largest()),
+        lambda: (
+            f(BATCH, 11, 10, 5),
+            f(BATCH, 9, 8, 18),
+            conv2d.locate_taps(3, 10, 5),
+            SHARDS,
+            SCALE,
+            i(3, 3, 5, 18),
+            largest(),
+        ),
     ),
     (
         winograd_weight.winograd_backward_weight,
