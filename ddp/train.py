@@ -24,8 +24,10 @@ from typing import TYPE_CHECKING
 
 from ddp.comm import environment
 from ddp.comm.failure import (
+    EXIT_FAILURE,
     EXIT_NONFINITE,
     EXIT_USER_ERROR,
+    DivergedError,
     NonFiniteError,
     UserError,
     WrongLauncherError,
@@ -67,6 +69,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if world.is_root:
                 print_error(str(error))
             return EXIT_NONFINITE
+        except DivergedError as error:
+            if world.is_root:
+                print_error(str(error))
+            return EXIT_FAILURE
 
 
 def _run(world: World, arguments: Sequence[str], started: float) -> int:

@@ -46,6 +46,7 @@ from ddp.observe.progress import Progress
 from ddp.observe.timers import PHASES, PhaseTimers
 from ddp.optim import build_optimizer, learning_rate
 from ddp.partition import block_partition
+from ddp.replicas import ReplicaCheck
 from ddp.run_directory import RunDirectory
 
 
@@ -98,6 +99,8 @@ class Trainer:
         self.scales = build_scales(config.comm.exact, self.model.scales, config.batch.shards)
         slices = self.model.parameter_slices.values()
         self.reducer = build_reducer(config.comm.reducer, world, self.model.sums, self.reports.integers, slices)
+        check_every = 0 if config.comm.reducer == "dummy" else config.comm.check_every
+        self.replicas = ReplicaCheck(world, check_every, self.model, self.optimizer, self.scales)
         self.evaluator = Evaluator(world, dataset.test, at_once)
         self.data_checksum = world.once_on_node(dataset.checksum)
         self.timers = PhaseTimers()
@@ -152,14 +155,18 @@ class Trainer:
 
         Raises:
             NonFiniteError: on all ranks, if a gradient is not finite and `train.on_nonfinite` is `stop`.
+            DivergedError: on all ranks, if their parameters differ.
         """
         if self.config.output.profile:
             self.profile = profile.Profile(self.model.layers)
         self.parameter_log.write(self.step, self.model.state_dict)
+        self.replicas.check(self.step)
         self.timers.take()
         while self.step < self.total_steps:
             self.train_step()
             self.parameter_log.write(self.step, self._step_values)
+            if self.replicas.is_due(self.step) or self.step == self.total_steps or self._is_checkpoint_due():
+                self.replicas.check(self.step)
             if self.step % self.config.output.log_every == 0 or self.step == self.total_steps:
                 self._log_step()
             with self.timers.excluded():

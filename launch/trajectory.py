@@ -65,9 +65,10 @@ class Trajectory:
 
 
 def read_trajectory(path: Path) -> Trajectory | None:
-    """The run that wrote this log; None if it did not come to its first step."""
+    """The run that wrote this log, without a line that was cut off; None if it did not come to its first step."""
     if not path.exists():
         return None
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
+    lines = [json.loads(line) for line in whole.splitlines()]
     moments = tuple(Moment(line["step"], line["digests"]) for line in lines)
     return Trajectory(moments) if moments and moments[-1].step > 0 else None
