@@ -5,8 +5,8 @@ exactly: every logical shard's gradient (a leaf) is multiplied by 2**e and round
 added by any ranks in any order, and the total is multiplied by 2**-e, once.
 
 Each parameter tensor has its own e. With S shards a leaf may use 31 - log2(S) bits, so that no sum overflows. The
-exponents follow the largest leaves of the steps before, with three bits to spare. Where a step's leaves do not fit after
-all, or use too few bits, all ranks see that in the same report, and the step is computed again with the
+exponents follow the largest leaves of the steps before, with three bits to spare. Where a step's leaves do not fit
+after all, or use too few bits, all ranks see that in the same report, and the step is computed again with the
 exponents that fit. All of it depends on the leaves alone, thus not on the number of ranks.
 
 Source of the idea: A. Sapio et al., "Scaling Distributed Machine Learning with In-Network Aggregation" (SwitchML),
@@ -18,15 +18,16 @@ from __future__ import annotations
 from enum import Enum
 
 import numpy as np
+import numpy.typing as npt
 
-from ddp.kernels.types import Float32, GradientSum, Int64
+from ddp.kernels.types import Float32, Float64, GradientSum, Int64
 
 SPARE_BITS = 3
 """The largest leaf may grow at least by 8 from a step to the next."""
 FEWEST_BITS = 12
 """A largest leaf with so many bits fewer than allowed is computed again."""
-EXPONENTS = range(-110, 121)
-"""Of any finite leaf's; 2**e and 2**-e are normal float32 numbers."""
+EXPONENTS = range(-95, 121)
+"""With the smallest, S leaves of 31 - log2(S) bits add up to less than 2**126: a larger sum counts as infinite."""
 
 
 class Verdict(Enum):
@@ -83,9 +84,9 @@ class FixedPointScales(FloatScales):
 
     def judge(self, largest: Float32) -> Verdict:
         """What to do with sums whose largest leaves, times their scales, are given: (T,), infinities and NaN too."""
-        if np.isnan(largest).any() or self._are_hopeless(largest).any():
-            return Verdict.NON_FINITE
         too_large = largest.astype(np.float64) >= 2**self.bits - 1
+        if np.isnan(largest).any() or (too_large & (self.exponents == EXPONENTS[0])).any():
+            return Verdict.NON_FINITE
         could_be_finer = (largest > 0) & (self.exponents < EXPONENTS[-1])
         too_small = could_be_finer & (largest < 2.0 ** (self.bits - FEWEST_BITS))
         return Verdict.REPEAT if (too_large | too_small).any() else Verdict.USE
@@ -110,14 +111,11 @@ class FixedPointScales(FloatScales):
         """Where each leaf begins in a rank's part of the batch, and the end: its shards."""
         return shards
 
-    def set_exponents(self, exponents: object) -> None:
+    def set_exponents(self, exponents: npt.NDArray[np.int64]) -> None:
         """Take exponents (T,), as of a checkpoint."""
         self.exponents[:] = exponents
         self.scales[:] = np.ldexp(np.float32(1), self.exponents)
         self.inverses[:] = np.ldexp(np.float32(1), -self.exponents)
-
-    def _are_hopeless(self, largest: Float32) -> object:
-        return np.isinf(largest) & (self.exponents == EXPONENTS[0])
 
 
 def build_scales(exact: bool, scales: Float32, num_shards: int) -> FloatScales:
@@ -125,18 +123,16 @@ def build_scales(exact: bool, scales: Float32, num_shards: int) -> FloatScales:
     return FixedPointScales(scales, num_shards) if exact else FloatScales(scales)
 
 
-def sum_leaves(leaves: Float32, scale: np.float32, total: GradientSum) -> np.float32:
+def sum_leaves(leaves: Float32 | Float64, scale: np.float32, total: GradientSum, largest: Int64) -> None:
     """Write the sum of leaves that a layer has computed whole, (S, ...), into its gradient.
 
     Args:
-        leaves: float32, one for each logical shard.
+        leaves: of float32 numbers, one for each logical shard.
         scale: what they are multiplied by; if the total is int32 they are rounded then, ties to even.
         total: (...) float32 or int32, overwritten; zero without leaves.
-
-    Returns:
-        The largest |leaf * scale|; NaN if one is.
+        largest: (threads,) int64, one of which is raised to the bits of the largest |leaf * scale|, as a float32's.
     """
     scaled = leaves * scale
     with np.errstate(invalid="ignore"):  # what does not fit is told by the largest
         np.sum(np.rint(scaled) if total.dtype == np.int32 else scaled, axis=0, dtype=total.dtype, out=total)
-    return np.abs(scaled).max(initial=np.float32(0))  # type: ignore[no-any-return]
+    largest[0] = max(largest[0], np.abs(scaled).astype(np.float32).view(np.int32).max(initial=0))

@@ -98,7 +98,9 @@ class Trainer:
         self.reports = ShardReports(config.batch.shards, self.model.scales.size, self.model.num_statistics)
         self.scales = build_scales(config.comm.exact, self.model.scales, config.batch.shards)
         slices = self.model.parameter_slices.values()
-        self.reducer = build_reducer(config.comm.reducer, world, self.model.sums, self.reports.integers, slices)
+        self.reducer = build_reducer(
+            config.comm.reducer, world, self.model.gradient_sums, self.reports.integers, slices
+        )
         check_every = 0 if config.comm.reducer == "dummy" else config.comm.check_every
         self.replicas = ReplicaCheck(world, check_every, self.model, self.optimizer, self.scales)
         self.evaluator = Evaluator(world, dataset.test, at_once)
@@ -233,6 +235,11 @@ class Trainer:
         self.grad_norm = self.optimizer.step(self.lr, np.float32(scale) * self.scales.inverses)
         self.model.update_statistics(self.reports.statistics)
 
+    @property
+    def loss_sum(self) -> float:
+        """The sum of the losses of the last step's global batch."""
+        return float(self.reports.loss.sum())
+
     def parameters_sha256(self) -> str:
         """SHA-256 of the present parameters, in state-dict order."""
         return parameters_sha256(self.model.state_dict())
@@ -311,7 +318,7 @@ class Trainer:
         steps, self.logged_step = self.step - self.logged_step, self.step
         milliseconds = rows.max(axis=0) * 1e3 / steps
         by_phase = dict(zip((*PHASES, "step"), milliseconds.tolist(), strict=True))
-        loss = float(self.reports.loss.sum()) / self.batch_samples
+        loss = self.loss_sum / self.batch_samples
         self._require_finite(math.isfinite(loss), f"the loss of step {self.step}")
         samples_per_s = (self.samples_done - self.samples_logged) / float(seconds[-1])
         self.samples_logged = self.samples_done

@@ -18,18 +18,20 @@ Each output element is summed in one fixed order, whatever the batch or the thre
 
 from __future__ import annotations
 
-from ddp.kernels.jit import inline, kernel, prange
+import numpy as np
+
+from ddp.kernels.jit import get_thread_id, inline, kernel, prange
 from ddp.kernels.linear import linear_backward_bias
+from ddp.kernels.shard_tile import tile_over_long_shards
 from ddp.kernels.tile import (
     RELU,
     TILE_COLUMNS,
     TILE_ROWS,
     WITH_BIAS,
     tile_activation,
-    tile_add_float64,
     tile_masked,
 )
-from ddp.kernels.types import Float32, Float64, Int64
+from ddp.kernels.types import Float32, GradientSum, Int64
 
 __all__ = [
     "conv2d_backward_bias",
@@ -97,57 +99,53 @@ def conv2d_forward(x: Float32, w: Float32, b: Float32, relu: bool, y: Float32) -
 
 
 @kernel
-def conv2d_backward_weight(x: Float32, dy: Float32, shards: Int64, dw: Float64) -> None:
-    """Write dw, the sum over the logical shards of each one's gradient by the weights.
+def conv2d_backward_weight(
+    x: Float32, dy: Float32, shards: Int64, scale: np.float32, dw: GradientSum, largest: Int64
+) -> None:
+    """Write dw, the total over the logical shards of each one's gradient by the weights.
 
     Args:
         x: (B, H, W, IC) float32, with the zeros around the images.
         dy: (B, OH, OW, OC) float32.
         shards: (S + 1,) int64, rising from 0 to B: where each shard begins, and the end.
-        dw: (K, K, IC, OC) float64, overwritten; zero for an empty batch.
+        scale: what each shard's sum is multiplied by, before it is rounded to an integer if dw is int32.
+        dw: (K, K, IC, OC) float32 or int32, overwritten; zero for an empty batch.
+        largest: (threads,) int64, one of which is raised to the bits of the largest |sum * scale|, as a float32's.
 
     Source: slide "Convolution (Back propagation)",
     dL/dw_{oc,ic,i',j'} = sum_{b,i,j} dL/dy_{b,oc,i,j} x_{b,ic,i+i',j+j'}.
     """
     H, W, IC = x.shape[1:]
     OH, OW, OC = dy.shape[1:]
-    K = dw.shape[0]
-    if shards[-1] == 0:
-        for tap in range(K * K):
-            for ic in range(IC):
-                for oc in range(OC):
-                    dw[tap // K, tap % K, ic, oc] = 0
-        return
+    K, num_shards = dw.shape[0], shards.shape[0] - 1
     num_blocks = _num_blocks(K * IC, TILE_ROWS)
     for task in prange(K * num_blocks):
         di, block = task // num_blocks, task % num_blocks
         first, end = K * IC * block // num_blocks, K * IC * (block + 1) // num_blocks
         for oc in range(0, OC, TILE_COLUMNS):
-            columns = min(TILE_COLUMNS, OC - oc)
-            is_later = 0
-            for shard in range(shards.shape[0] - 1):
-                s, size = shards[shard], shards[shard + 1] - shards[shard]
-                if size > 0:
-                    tile_add_float64(
-                        x, (s * H + di) * W * IC + first, 1, H * W * IC, W * IC, IC,
-                        dy, s * OH * OW * OC + oc, OH * OW * OC, OW * OC, OC, size, OH, OW,
-                        end - first, columns, dw, (di * K * IC + first) * OC + oc, OC, x, 0, 0, is_later,
-                    )  # fmt: skip
-                    is_later = 1
+            found = tile_over_long_shards(
+                x, di * W * IC + first, 1, H * W * IC, W * IC, IC, dy, oc, OH * OW * OC, OW * OC, OC, OH, OW,
+                shards, num_shards, scale, end - first, min(TILE_COLUMNS, OC - oc),
+                dw, (di * K * IC + first) * OC + oc, OC,
+            )  # fmt: skip
+            thread = get_thread_id()
+            largest[thread] = max(largest[thread], found)
 
 
-def conv2d_backward_bias(dy: Float32, shards: Int64, db: Float64) -> None:
-    """Write db, the sum over the logical shards of each one's sum of dy over samples and pixels.
+def conv2d_backward_bias(dy: Float32, shards: Int64, scale: np.float32, db: GradientSum, largest: Int64) -> None:
+    """Write db, the total over the logical shards of each one's sum of dy over samples and pixels.
 
     Args:
         dy: (B, OH, OW, OC) float32, C-contiguous.
         shards: (S + 1,) int64, as for `conv2d_backward_weight`.
-        db: (OC,) float64, overwritten; zero for an empty batch.
+        scale: as for `conv2d_backward_weight`.
+        db: (OC,) float32 or int32, overwritten; zero for an empty batch.
+        largest: as for the weights.
 
     Source: the slides have no bias; every pixel is a row of the linear layer's gradient by its bias.
     """
     B, OH, OW, OC = dy.shape
-    linear_backward_bias(dy.reshape(B * OH * OW, OC), shards * (OH * OW), db)
+    linear_backward_bias(dy.reshape(B * OH * OW, OC), shards * (OH * OW), scale, db, largest)
 
 
 @kernel

@@ -1,4 +1,4 @@
-"""Dropout whose mask is recomputed, not stored: a pure function of (seed, stream, step, sample, feature).
+"""Dropout whose mask is not stored: a pure function of (seed, stream, step, sample, feature).
 
 Axes: B batch, F features of one sample.
 
@@ -14,7 +14,7 @@ from ddp import rng
 from ddp.kernels.jit import inline, kernel, prange
 from ddp.kernels.types import Float32, Int64
 
-__all__ = ["dropout"]
+__all__ = ["dropout", "dropout_relu_backward"]
 
 # All of one unsigned type: Numba turns a mixture of signed and unsigned 64-bit integers into a float.
 ROUNDS = rng.ROUNDS
@@ -91,3 +91,19 @@ def dropout(x: Float32, seed: int, step: int, stream: int, samples: Int64, p: fl
     c3 = np.uint64(rng.stream_word(rng.Purpose.DROPOUT, stream))
     threshold, scale = np.uint64(round(p * 2**32)), np.float32(1 / (1 - p))
     _dropout(x, key, c2, c3, samples, threshold, scale, y)
+
+
+@kernel
+def dropout_relu_backward(y: Float32, dy: Float32, scale: np.float32, dx: Float32) -> None:
+    """Write dx = scale dy where y > 0, else 0: the gradient by the input of the ReLU that stands before the dropout.
+
+    That ReLU passes no gradient where its output is 0, so y alone tells which elements pass any: no mask is drawn.
+
+    Args:
+        y: (N,) float32, the dropout's output in the forward pass.
+        dy: (N,) float32.
+        scale: 1 / (1 - p), or 1 where nothing was dropped.
+        dx: (N,) float32, overwritten.
+    """
+    for n in prange(y.shape[0]):
+        dx[n] = dy[n] * scale if y[n] > 0 else 0

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numba
+from numba import get_thread_id  # type: ignore[attr-defined]
 
 if TYPE_CHECKING:
     prange = range
@@ -26,14 +27,19 @@ else:
     from numba import prange
 
 __all__ = [
+    "MOST_THREADS",
     "cache_directory",
     "exclusive_cache",
     "get_num_threads",
+    "get_thread_id",
     "inline",
     "kernel",
     "prange",
     "set_num_threads",
 ]
+
+MOST_THREADS: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
+"""Numbers that `get_thread_id` gives inside of kernels."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

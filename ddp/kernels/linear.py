@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from ddp.kernels.dot import DOT_COLUMNS, DOT_ROWS, dot_tile
-from ddp.kernels.jit import inline, kernel, prange
+from ddp.kernels.jit import get_thread_id, inline, kernel, prange
 from ddp.kernels.shard_tile import SHARD_ROWS, tile_over_shards
 from ddp.kernels.tile import ACCUMULATE, RELU, TILE_COLUMNS, TILE_ROWS, WITH_BIAS, tile_activation
 from ddp.kernels.types import Float32, GradientSum, Int64
@@ -63,7 +63,9 @@ def linear_forward(x: Float32, w: Float32, b: Float32, relu: bool, y: Float32) -
 
 
 @kernel
-def linear_backward_weight(x: Float32, dy: Float32, shards: Int64, scale: np.float32, dw: GradientSum) -> int:
+def linear_backward_weight(
+    x: Float32, dy: Float32, shards: Int64, scale: np.float32, dw: GradientSum, largest: Int64
+) -> None:
     """Write dw, the total over the logical shards of each one's x^T dy.
 
     A shard's sum is taken in float32, in the order of its samples: it has the same bits whichever rank computes it.
@@ -74,15 +76,12 @@ def linear_backward_weight(x: Float32, dy: Float32, shards: Int64, scale: np.flo
         shards: (S + 1,) int64, rising from 0 to B: where each shard begins, and the end.
         scale: what each shard's sum is multiplied by, before it is rounded to an integer if dw is int32.
         dw: (I, O) float32 or int32, overwritten; zero for an empty batch.
-
-    Returns:
-        The bits of the largest |sum * scale| of a shard as a float32.
+        largest: (threads,) int64, one of which is raised to the bits of the largest |sum * scale|, as a float32's.
 
     Source: slide "Linear (a.k.a. Fully Connected Layer)", dL/dW = dL/dy x (outer product).
     """
     I, O = dw.shape  # noqa: E741
     num_shards = shards.shape[0] - 1
-    largest = 0
     for block in prange(_num_blocks(I, SHARD_ROWS)):
         i = block * SHARD_ROWS
         rows = min(SHARD_ROWS, I - i)
@@ -91,12 +90,12 @@ def linear_backward_weight(x: Float32, dy: Float32, shards: Int64, scale: np.flo
                 x, i, 1, I, 0, 0, dy, o, O, 0, 0, 1, 1, shards, num_shards, scale,
                 rows, min(TILE_COLUMNS, O - o), dw, i * O + o, O,
             )  # fmt: skip
-            largest = max(largest, found)
-    return largest
+            thread = get_thread_id()
+            largest[thread] = max(largest[thread], found)
 
 
 @kernel
-def linear_backward_bias(dy: Float32, shards: Int64, scale: np.float32, db: GradientSum) -> int:
+def linear_backward_bias(dy: Float32, shards: Int64, scale: np.float32, db: GradientSum, largest: Int64) -> None:
     """Write db, the total over the logical shards of each one's sum of the rows of dy.
 
     Args:
@@ -104,24 +103,21 @@ def linear_backward_bias(dy: Float32, shards: Int64, scale: np.float32, db: Grad
         shards: (S + 1,) int64, rising from 0 to N: where each shard begins, and the end.
         scale: as for `linear_backward_weight`.
         db: (O,) float32 or int32, overwritten; zero for an empty batch.
-
-    Returns:
-        As `linear_backward_weight`.
+        largest: as for the weights.
 
     Source: the slides have no bias; y = W x + b gives dL/db = sum over the batch of dL/dy, the product
     of a row of ones with dy.
     """
     O = db.shape[0]  # noqa: E741
     num_shards = shards.shape[0] - 1
-    largest = 0
     for block in prange(_num_blocks(O, TILE_COLUMNS)):
         o = block * TILE_COLUMNS
         found = tile_over_shards(
             ONE, 0, 0, 0, 0, 0, dy, o, O, 0, 0, 1, 1, shards, num_shards, scale,
             1, min(TILE_COLUMNS, O - o), db, o, 0,
         )  # fmt: skip
-        largest = max(largest, found)
-    return largest
+        thread = get_thread_id()
+        largest[thread] = max(largest[thread], found)
 
 
 @kernel

@@ -175,11 +175,6 @@ def batchnorm_inference(
     return y
 
 
-def sum_shards(leaves: Float64) -> Float64:
-    """The sum over the shards: (S, C) -> (C,)."""
-    return _einsum("sc->c", leaves)
-
-
 def flatten_forward(x: Float64) -> Float64:
     """An image as one row in (C, H, W) order: (B, C, H, W) -> (B, C * H * W)."""
     B, C, H, W = x.shape

@@ -1,10 +1,13 @@
-"""The tile of weight gradients: each logical shard's sum in float32, the shards' sums added in registers.
+"""The tiles of weight gradients: each logical shard's sum in float32, the shards' sums added to totals.
 
-A shard has few samples (8 of a batch of 64): were its sum added to the gradient in memory, every element would be
-read and written after every 8 steps. Here the totals stay in registers beside the float32 accumulators while all
-shards pass, and every element of the gradient is stored once:
+In a linear layer a shard's sum is short, a step a sample (8 of a batch of 64): were it added to the gradient in
+memory, every element would be read and written after every 8 steps. `tile_over_shards` keeps the totals in registers
+beside the float32 accumulators while all shards pass, and stores every element of the gradient once:
 
-    registers:  2 * rows * vectors + vectors + 1   (AVX-512: 2 * 6 * 2 + 2 + 1 = 27 of 32)
+    registers:  2 * rows * vectors + vectors + 1   (AVX-512: 2 * 7 * 2 + 2 + 1 = 31 of 32)
+
+In a convolution it is long, a step a pixel. `tile_over_long_shards` has the rows of the largest tile, which halves
+the reading of the operands, and adds each shard's sum to the gradient in the cache.
 
 What the totals are is the type of the gradient's elements:
 
@@ -35,6 +38,7 @@ from ddp.kernels.vector import (
     element_pointer,
     integer,
     intrinsic,
+    load,
     splat,
     store,
 )
@@ -43,18 +47,12 @@ SHARD_ROWS = UNIT.shard_rows
 INTEGERS = ir.VectorType(INT32, UNIT.lanes)
 
 
-@dataclass(frozen=True)
-class Totals:
-    """What is carried from shard to shard: a vector for each accumulator, and the largest leaf so far."""
-
-    vectors: list[Value]
-    largest: Value
-    """Of each lane, the bits of its absolute value, scaled: as integers they are ordered as the numbers are, and a NaN
-    is above them all."""
-
-
 def scale_leaf(builder: Builder, leaf: Value, scale: Value, largest: Value) -> tuple[Value, Value]:
-    """The leaf times the scale, and the largest magnitude so far, this one's included."""
+    """The leaf times the scale, and the largest magnitude so far, this one's included.
+
+    The largest are kept as the bits of their absolute values: as integers these are ordered as the numbers are, and a
+    NaN is above them all.
+    """
     lanes = leaf.type.count
     integers = ir.VectorType(INT32, lanes)
     scaled = builder.fmul(leaf, scale)
@@ -88,14 +86,6 @@ ADD: dict[Any, tuple[Value, Callable[[Builder, Value, Value], Value]]] = {
 }
 
 
-def _add_leaves(builder: Builder, totals: Totals, leaves: list[Value], kind: Any, scale: Value) -> Totals:
-    sums, largest = [], totals.largest
-    for total, leaf in zip(totals.vectors, leaves, strict=True):
-        scaled, largest = scale_leaf(builder, leaf, scale, largest)
-        sums.append(ADD[kind][1](builder, total, scaled))
-    return Totals(sums, largest)
-
-
 @dataclass(frozen=True)
 class Shards:
     """Where each logical shard begins, and the end: a pointer to int64; and how many there are."""
@@ -103,112 +93,192 @@ class Shards:
     starts: Value
     number: Value
 
+    def loop(
+        self, builder: Builder, state: list[Value], body: Callable[[Value, Value, list[Value]], list[Value]]
+    ) -> list[Value]:
+        """Emit a loop over the shards that are not empty.
 
-def _sum_over_shards(
-    builder: Builder, shards: Shards, operands: Operands, rows: int, masks: list[Value], kind: Any, scale: Value
-) -> Totals:
-    """Emit the loop over shards, of which empty ones are passed over; the totals after it.
+        Args:
+            builder: where to emit.
+            state: what is carried from shard to shard, before the first.
+            body: emits a shard, from its first sample, their number and the state to the new state.
 
-    Args:
-        builder: where to emit.
-        shards: what to loop over.
-        operands: of sample 0, with the step from sample to sample as the outermost, whose count is ignored.
-        rows: rows of the tile.
-        masks: for each vector of a row, which of its lanes to read.
-        kind: type of the gradient's elements.
-        scale: what leaves are multiplied by, in all lanes.
+        Returns:
+            The state after the last.
+        """
+        entry, test, begin = builder.block, builder.append_basic_block("shard"), builder.append_basic_block("begin")
+        work, merge, after = (builder.append_basic_block(name) for name in ("work", "merge", "shards.end"))
+        builder.branch(test)
+
+        builder.position_at_end(test)
+        shard, before = builder.phi(INT64), [builder.phi(value.type) for value in state]
+        builder.cbranch(builder.icmp_signed("<", shard, self.number), begin, after)
+
+        builder.position_at_end(begin)
+        following = builder.add(shard, integer(1))
+        first = builder.load(builder.gep(self.starts, [shard]))
+        size = builder.sub(builder.load(builder.gep(self.starts, [following])), first)
+        builder.cbranch(builder.icmp_signed(">", size, integer(0)), work, merge)
+
+        builder.position_at_end(work)
+        results = body(first, size, before)
+        worked = builder.block
+        builder.branch(merge)
+
+        builder.position_at_end(merge)
+        merged = [builder.phi(value.type) for value in state]
+        for variable, skipped, added in zip(merged, before, results, strict=True):
+            variable.add_incoming(skipped, begin)
+            variable.add_incoming(added, worked)
+        builder.branch(test)
+        firsts = integer(0), *state
+        for variable, start, later in zip((shard, *before), firsts, (following, *merged), strict=True):
+            variable.add_incoming(start, entry)
+            variable.add_incoming(later, merge)
+        builder.position_at_end(after)
+        return before
+
+
+@dataclass(frozen=True)
+class Target:
+    """The block of the gradient that a tile computes."""
+
+    pointers: list[Value]
+    """Of every vector of it, by row, then by vector."""
+    masks: list[Value]
+    """Which of its lanes exist."""
+    kind: Any
+    """Type of its elements."""
+    scale: Value
+    """What leaves are multiplied by, in all lanes."""
+
+    def zeros(self) -> list[Value]:
+        """Totals before the first shard."""
+        return [ir.Constant(ADD[self.kind][0], None)] * len(self.pointers)
+
+    def add(
+        self, builder: Builder, totals: list[Value], leaves: list[Value], largest: Value
+    ) -> tuple[list[Value], Value]:
+        """The totals with a shard's leaves added, and the largest leaf so far."""
+        sums = []
+        for total, leaf in zip(totals, leaves, strict=True):
+            scaled, largest = scale_leaf(builder, leaf, self.scale, largest)
+            sums.append(ADD[self.kind][1](builder, total, scaled))
+        return sums, largest
+
+    def load(self, builder: Builder) -> list[Value]:
+        """The totals in memory."""
+        vector = ADD[self.kind][0]
+        places = zip(self.pointers, self.masks, strict=True)
+        return [load(builder, pointer, vector, mask) for pointer, mask in places]
+
+    def store(self, builder: Builder, totals: list[Value]) -> None:
+        """Write them."""
+        for total, pointer, mask in zip(totals, self.pointers, self.masks, strict=True):
+            store(builder, total, pointer, mask)
+
+
+# Emits a shard's sums, from its first sample and their number.
+Leaves = Callable[[Value, Value], list[Value]]
+NONE_YET = ir.Constant(INTEGERS, None)
+
+
+def _total_in_registers(builder: Builder, shards: Shards, leaves: Leaves, target: Target) -> Value:
+    """Emit the sum over all shards; the largest leaf."""
+
+    def body(first: Value, size: Value, state: list[Value]) -> list[Value]:
+        totals, largest = target.add(builder, state[:-1], leaves(first, size), state[-1])
+        return [*totals, largest]
+
+    *totals, largest = shards.loop(builder, [*target.zeros(), NONE_YET], body)
+    target.store(builder, totals)
+    return largest
+
+
+def _total_in_memory(builder: Builder, shards: Shards, leaves: Leaves, target: Target) -> Value:
+    """Emit the sum over all shards; the largest leaf."""
+
+    def body(first: Value, size: Value, state: list[Value]) -> list[Value]:
+        sums = leaves(first, size)
+        totals, largest = target.add(builder, target.load(builder), sums, state[0])
+        target.store(builder, totals)
+        return [largest]
+
+    target.store(builder, target.zeros())
+    (largest,) = shards.loop(builder, [NONE_YET], body)
+    return largest
+
+
+def _make_tile(largest_rows: int, total: Callable[[Builder, Shards, Leaves, Target], Value]) -> Any:
+    """A tile of so many rows at most, as a function to call from kernels.
+
+    It writes c[i, j] = the total over shards of sum_k a[k, i] b[k, j], k over a shard's samples and two inner levels,
+    for up to TILE_COLUMNS columns; offsets and distances count elements. It returns the bits of the largest
+    |sum * scale| of a shard, as a float32's; of a factor that is infinite it may be a NaN. c is int32 or float32.
     """
-    entry, test, begin = builder.block, builder.append_basic_block("shard"), builder.append_basic_block("begin")
-    work, merge, after = (builder.append_basic_block(name) for name in ("work", "merge", "shards.end"))
-    builder.branch(test)
 
-    builder.position_at_end(test)
-    shard, one = builder.phi(INT64), integer(1)
-    totals = Totals([builder.phi(ADD[kind][0]) for _ in range(rows * len(masks))], builder.phi(INTEGERS))
-    builder.cbranch(builder.icmp_signed("<", shard, shards.number), begin, after)
-
-    builder.position_at_end(begin)
-    first = builder.load(builder.gep(shards.starts, [shard]))
-    size = builder.sub(builder.load(builder.gep(shards.starts, [builder.add(shard, one)])), first)
-    builder.cbranch(builder.icmp_signed(">", size, integer(0)), work, merge)
-
-    builder.position_at_end(work)
-    leaves = products(builder, operands.from_sample(builder, first, size), rows, masks)
-    sums = _add_leaves(builder, totals, leaves, kind, scale)
-    worked = builder.block
-    builder.branch(merge)
-
-    builder.position_at_end(merge)
-    before, then = [*totals.vectors, totals.largest], [*sums.vectors, sums.largest]
-    merged = [builder.phi(variable.type) for variable in before]
-    for variable, skipped, added in zip(merged, before, then, strict=True):
-        variable.add_incoming(skipped, begin)
-        variable.add_incoming(added, worked)
-    following = builder.add(shard, one)
-    builder.branch(test)
-    starts = [integer(0), *(ir.Constant(variable.type, None) for variable in before)]
-    for variable, start, later in zip((shard, *before), starts, (following, *merged), strict=True):
-        variable.add_incoming(start, entry)
-        variable.add_incoming(later, merge)
-    builder.position_at_end(after)
-    return totals
-
-
-@intrinsic
-def tile_over_shards(
-    typing_context: Any,
-    a: Any,
-    a_at: Any,
-    a_row: Any,
-    a_step0: Any,
-    a_step1: Any,
-    a_step2: Any,
-    b: Any,
-    b_at: Any,
-    b_step0: Any,
-    b_step1: Any,
-    b_step2: Any,
-    count1: Any,
-    count2: Any,
-    shards: Any,
-    num_shards: Any,
-    scale: Any,
-    rows: Any,
-    columns: Any,
-    c: Any,
-    c_at: Any,
-    c_row: Any,
-) -> Any:
-    """Write c[i, j] = the total over shards of sum_k a[k, i] b[k, j], k over a shard's samples and two inner levels.
-
-    For up to SHARD_ROWS rows and TILE_COLUMNS columns; offsets and distances count elements. Returns the bits of
-    the largest |sum * scale| of a shard, as a float32's; c is int32 or float32.
-    """
-    integers = [types.int64]
-    signature = types.int64(
-        a, *integers * 5, b, *integers * 6, shards, types.int64, types.float32, *integers * 2, c, *integers * 2
-    )
-
-    def generate(context: Any, builder: Builder, signature: Any, values: Any) -> Value:
-        pointer_a, pointer_b, pointer_c = (
-            element_pointer(context, builder, signature.args[i], values[i], values[i + 1]) for i in (0, 6, 18)
+    @intrinsic
+    def tile(
+        typing_context: Any,
+        a: Any,
+        a_at: Any,
+        a_row: Any,
+        a_step0: Any,
+        a_step1: Any,
+        a_step2: Any,
+        b: Any,
+        b_at: Any,
+        b_step0: Any,
+        b_step1: Any,
+        b_step2: Any,
+        count1: Any,
+        count2: Any,
+        shards: Any,
+        num_shards: Any,
+        scale: Any,
+        rows: Any,
+        columns: Any,
+        c: Any,
+        c_at: Any,
+        c_row: Any,
+    ) -> Any:
+        integers = [types.int64]
+        signature = types.int64(
+            a, *integers * 5, b, *integers * 6, shards, types.int64, types.float32, *integers * 2, c, *integers * 2
         )
-        starts = element_pointer(context, builder, signature.args[13], values[13], integer(0))
-        counts = integer(0), values[11], values[12]
-        operands = Operands(pointer_a, values[2], tuple(values[3:6]), pointer_b, tuple(values[8:11]), counts)
-        scale, rows, columns, c_row = splat(builder, values[15], VECTOR), values[16], values[17], values[20]
-        largest = cgutils.alloca_once_value(builder, integer(0))
 
-        def emit(height: int, masks: list[Value]) -> None:
-            shape = Shards(starts, values[14]), operands, height, masks
-            totals = _sum_over_shards(builder, *shape, signature.args[18].dtype, scale)
-            for number, total in enumerate(totals.vectors):
-                row, vector = divmod(number, len(masks))
-                place = builder.add(builder.mul(c_row, integer(row)), integer(vector * UNIT.lanes))
-                store(builder, total, builder.gep(pointer_c, [place]), masks[vector])
-            builder.store(largest_lane(builder, totals.largest), largest)
+        def generate(context: Any, builder: Builder, signature: Any, values: Any) -> Value:
+            pointer_a, pointer_b, pointer_c = (
+                element_pointer(context, builder, signature.args[i], values[i], values[i + 1]) for i in (0, 6, 18)
+            )
+            starts = element_pointer(context, builder, signature.args[13], values[13], integer(0))
+            counts = integer(0), values[11], values[12]
+            operands = Operands(pointer_a, values[2], tuple(values[3:6]), pointer_b, tuple(values[8:11]), counts)
+            scale, rows, columns, c_row = splat(builder, values[15], VECTOR), values[16], values[17], values[20]
+            shards, kind = Shards(starts, values[14]), signature.args[18].dtype
+            largest = cgutils.alloca_once_value(builder, integer(0))  # type: ignore[no-untyped-call]
 
-        for_each_size(builder, rows, columns, SHARD_ROWS, emit)
-        return builder.load(largest)
+            def emit(height: int, masks: list[Value]) -> None:
+                places = [
+                    builder.add(builder.mul(c_row, integer(row)), integer(vector * UNIT.lanes))
+                    for row in range(height)
+                    for vector in range(len(masks))
+                ]
+                pointers = [builder.gep(pointer_c, [place]) for place in places]
+                target = Target(pointers, masks * height, kind, scale)
 
-    return signature, generate
+                def leaves(first: Value, size: Value) -> list[Value]:
+                    return products(builder, operands.from_sample(builder, first, size), height, masks)
+
+                builder.store(largest_lane(builder, total(builder, shards, leaves, target)), largest)
+
+            for_each_size(builder, rows, columns, largest_rows, emit)
+            return builder.load(largest)
+
+        return signature, generate
+
+    return tile
+
+
+tile_over_shards = _make_tile(SHARD_ROWS, _total_in_registers)
+tile_over_long_shards = _make_tile(UNIT.rows, _total_in_memory)

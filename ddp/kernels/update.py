@@ -45,7 +45,7 @@ def sgd_update(
     sums: GradientSum,
     v: Float32,
     blocks: Int64,
-    factors: Float32,
+    scales: Float32,
     lr: np.float32,
     momentum: np.float32,
     nesterov: bool,
@@ -54,7 +54,7 @@ def sgd_update(
 ) -> None:
     """Update w and v by one SGD step, in one pass in float32.
 
-    g = factor sum;  g' = g + weight_decay w;  v = momentum v + g';
+    g = scale sum;  g' = g + weight_decay w;  v = momentum v + g';
     d = g' + momentum v if nesterov else v (g' without momentum);  w = w - lr d.
 
     Args:
@@ -62,7 +62,7 @@ def sgd_update(
         sums: (N,) float32 or int32, sums of gradients.
         v: (N,) float32, velocity, updated; (0,) when momentum is 0.
         blocks: (M, 3) int64, from `make_blocks`.
-        factors: (T,) float32, what turns each tensor's sums into the gradient of the loss.
+        scales: (T,) float32, what turns each tensor's sums into the gradient of the loss.
         lr: learning rate, the slides' eta.
         momentum: 0 for none.
         nesterov: look ahead by one step of momentum.
@@ -72,15 +72,15 @@ def sgd_update(
     Source: slide "Stochastic Gradient Descent", w = w - eta dL/dw; torch.optim.SGD with dampening 0.
     """
     for m in prange(blocks.shape[0]):
-        block, factor = slice(blocks[m, 0], blocks[m, 1]), factors[blocks[m, 2]]
+        block, scale = slice(blocks[m, 0], blocks[m, 1]), scales[blocks[m, 2]]
         w_m, sums_m, v_m = w[block], sums[block], v[block]  # counted from 0: the compiler then uses vectors
         total = 0.0
         for n in range(w_m.size):
             sum_n = np.float64(sums_m[n])
             total += sum_n * sum_n
-        squares[m] = total * np.float64(factor) ** 2
+        squares[m] = total * np.float64(scale) ** 2
         for n in range(w_m.size):
-            d = np.float32(sums_m[n]) * factor + weight_decay * w_m[n]
+            d = np.float32(sums_m[n]) * scale + weight_decay * w_m[n]
             if v.size > 0:
                 v_n = momentum * v_m[n] + d
                 v_m[n] = v_n

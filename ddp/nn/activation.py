@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ddp.kernels.dropout import dropout
+import numpy as np
+
+from ddp.kernels.dropout import dropout, dropout_relu_backward
 from ddp.kernels.relu import relu_backward, relu_forward
 from ddp.kernels.types import Float32, Int64
 from ddp.nn.layer import Draws, Layer
@@ -40,8 +42,9 @@ class ReLU(Layer):
 class Dropout(Layer):
     """In training, zero each element with probability p and scale the others by 1 / (1 - p).
 
-    The mask is a function of (seed, step, layer, sample, element), so it is the same for any number
-    of ranks, and the backward pass draws it again instead of storing it.
+    The mask is a function of (seed, step, layer, sample, element), so it is the same for any number of ranks. The
+    backward pass draws it again instead of storing it, or has no need to: behind a ReLU what is not above 0 in the
+    output passes no gradient, dropped or not.
     Source: Srivastava et al., "Dropout", JMLR 2014, in its inverted form.
     """
 
@@ -58,11 +61,17 @@ class Dropout(Layer):
     def forward(self, x: Float32, training: bool, draws: Draws) -> Float32:
         """Compute y = x * mask / (1 - p) in training, else pass x on."""
         self.draws = draws if training and self.p > 0 else None
-        return x if self.draws is None else self._drop(x, self.y[: len(x)])
+        self.output = x if self.draws is None else self._drop(x, self.y[: len(x)])
+        return self.output
 
     def backward(self, dy: Float32, shards: Int64, input_gradient: bool) -> Float32:
-        """Compute dx = dy * mask / (1 - p)."""
-        return dy if self.draws is None else self._drop(dy, self.dx[: len(dy)])
+        """Compute dx = dy * mask / (1 - p), where asked to with the derivative of the ReLU before."""
+        dx = self.dx[: len(dy)]
+        if self.masks_input:
+            scale = np.float32(1 if self.draws is None else 1 / (1 - self.p))
+            dropout_relu_backward(self.output.reshape(-1), dy.reshape(-1), scale, dx.reshape(-1))
+            return dx
+        return dy if self.draws is None else self._drop(dy, dx)
 
     def _drop(self, values: Float32, out: Float32) -> Float32:
         assert self.draws is not None

@@ -96,7 +96,7 @@ class BatchNorm(Layer):
         arguments = self.shards, self.weight.value, *statistics, self.masks_input, dx.reshape(rows), *leaves
         batchnorm.batchnorm_backward(self.x.reshape(rows), dy.reshape(rows), *arguments)
         for tensor, leaf in zip((self.weight, self.bias), leaves, strict=True):
-            tensor.largest[0] = sum_leaves(leaf, tensor.scale[0], tensor.gradient)
+            sum_leaves(leaf, *tensor.sum())
         return dx
 
     def update_statistics(self, rows: Float32) -> None:

@@ -121,13 +121,14 @@ class Conv2d(Layer):
     def backward_weight(self, dy: Float32, shards: Int64) -> None:
         """Compute dw and db."""
         if self.bias:
-            conv2d.conv2d_backward_bias(dy, shards, self.bias.gradient)
+            conv2d.conv2d_backward_bias(dy, shards, *self.bias.sum())
         if self.patch:
-            work, gradient = self.winograd, self.weight.gradient
+            work = self.winograd
             blocks = work.chunk_inputs, work.chunk_outputs, work.chunk_products
-            winograd.winograd_backward_weight(self.x, self.padding, dy, shards, work.chunk, *blocks, gradient)
+            gradient = self.weight.sum()
+            winograd.winograd_backward_weight(self.x, self.padding, dy, shards, work.chunk, *blocks, *gradient)
         else:
-            conv2d.conv2d_backward_weight(self.surrounded_x, dy, shards, self.weight.gradient)
+            conv2d.conv2d_backward_weight(self.surrounded_x, dy, shards, *self.weight.sum())
 
     def backward_input(self, dy: Float32) -> Float32:
         """Compute dx, and where asked to, its product with the derivative of the ReLU before."""

@@ -14,7 +14,14 @@ def is_same_memory(image_shape: Shape) -> bool:
 
 
 class Flatten(Layer):
-    """An image as a vector in (C, H, W) order, as PyTorch's, so that weights behind it can be exchanged."""
+    """An image as a vector in (C, H, W) order, as PyTorch's.
+
+    Attributes:
+        keeps_order: the vector is in the image's own order, (H, W, C), and nothing is copied: the weights behind it
+            are in that order too, and exchanged with PyTorch's when they go into a state dict.
+    """
+
+    keeps_order = False
 
     def output_shape(self, input_shape: Shape) -> Shape:
         """(C * H * W,), from (H, W, C); vectors stay as they are."""
@@ -23,17 +30,22 @@ class Flatten(Layer):
             features *= size
         return (features,)
 
+    def build(self, input_shape: Shape, capacity: int, index: int) -> Shape:
+        """Make the workspaces, if anything is to be copied."""
+        self.is_view = len(input_shape) == 1 or self.keeps_order or is_same_memory(input_shape)
+        return super().build(input_shape, 0 if self.is_view else capacity, index)
+
     def forward(self, x: Float32, training: bool, draws: Draws) -> Float32:
-        """Copy (B, H, W, C) to (B, C * H * W)."""
-        if x.ndim == 2 or is_same_memory(self.input_shape):
+        """Change the shape from (B, H, W, C) to (B, features), and the order if it must."""
+        if self.is_view:
             return x.reshape(len(x), *self.shape)
         y = self.y[: len(x)]
         flatten_forward(x, y)
         return y
 
     def backward(self, dy: Float32, shards: Int64, input_gradient: bool) -> Float32:
-        """Copy (B, C * H * W) to (B, H, W, C)."""
-        if not input_gradient or len(self.input_shape) == 1 or is_same_memory(self.input_shape):
+        """Change the shape back to (B, H, W, C), and the order if it must."""
+        if not input_gradient or self.is_view:
             return dy.reshape(len(dy), *self.input_shape)
         dx = self.dx[: len(dy)]
         flatten_backward(dy, dx)

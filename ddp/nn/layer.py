@@ -7,9 +7,10 @@ A layer knows nothing of ranks. Gradients are sums over the batch.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from ddp.kernels.types import Float32, GradientSum, Int64
 
@@ -41,16 +42,19 @@ class ParameterSpec:
     shape: Shape
     """As in the state dict, which is PyTorch's."""
     kernel_axes: tuple[int, ...]
-    """The kernels' layout is the state dict's transposed by these axes."""
+    """The kernels' layout is the state dict's, cut by `cut`, transposed by these axes."""
     fan_in: int
     """Inputs of one output; the initial values are uniform within 1/sqrt(fan_in)."""
     initial: float | None = None
     """The initial value of every element, where it is not drawn."""
+    cut: Shape = ()
+    """The state dict's shape with an axis cut into several, where they are to be transposed one by one."""
 
     @property
     def kernel_shape(self) -> Shape:
-        """The shape of the view that the kernels work on."""
-        return tuple(self.shape[axis] for axis in self.kernel_axes)
+        """The shape of the views that the layer is given."""
+        shape = self.cut or self.shape
+        return tuple(shape[axis] for axis in self.kernel_axes)
 
     @property
     def size(self) -> int:
@@ -59,7 +63,11 @@ class ParameterSpec:
 
     def to_state(self, view: Float32) -> Float32:
         """A copy of a kernel view in the state dict's layout."""
-        return np.array(view.transpose(np.argsort(self.kernel_axes)), order="C")
+        return np.array(view.transpose(np.argsort(self.kernel_axes)), order="C").reshape(self.shape)
+
+    def to_kernel(self, value: npt.ArrayLike) -> Float32:
+        """A tensor of the state dict in the kernels' layout; the inverse of `to_state`."""
+        return np.asarray(value, np.float32).reshape(self.cut or self.shape).transpose(self.kernel_axes)
 
 
 @dataclass(frozen=True)
@@ -72,12 +80,16 @@ class Tensor:
     """In the flat gradient sums: over the rank's shards after backward, over all ranks after reduction."""
     scale: Float32
     """(1,) what each shard's gradient is multiplied by before it is added."""
-    largest: Float32
-    """(1,) the largest |gradient of a shard * scale| that backward met."""
+    largest: Int64
+    """(threads,) to be raised to the bits of the largest |gradient of a shard * scale|, as a float32's."""
 
-    def note(self, bits: int) -> None:
-        """Take the largest as the kernels give it, as the bits of a float32."""
-        self.largest.view(np.int32)[0] = bits
+    def sum(self) -> tuple[np.float32, GradientSum, Int64]:
+        """What a kernel needs to sum leaves: the scale, and what it writes, the sum and the largest."""
+        return self.scale[0], self.gradient, self.largest
+
+    def reshape(self, *shape: int) -> Tensor:
+        """The same memory, with axes joined."""
+        return replace(self, value=self.value.reshape(shape), gradient=self.gradient.reshape(shape))
 
 
 class Layer:
@@ -86,7 +98,7 @@ class Layer:
     Attributes:
         is_first: the first layer of its network with parameters, whose dx training does not need.
         can_fuse_relu: whether the layer can apply the ReLU after it to its output, and the derivative of
-            the ReLU before it to its dx, while they are still in registers. `Sequential` then sets
+            the ReLU before it to its dx, without a pass over memory of its own. `Sequential` then sets
             `applies_relu` and `masks_input`, and tells the ReLU that its work is done.
         passes: the methods that make up forward and backward, for the profile.
         num_statistics: float32 numbers that each shard of a training step tells all ranks, for `update_statistics`.

@@ -12,9 +12,14 @@ from ddp.nn.layer import Draws, Layer, ParameterSpec, Shape, Tensor
 
 
 class Linear(Layer):
-    """y = W x + b for every sample; the slides' form has no b."""
+    """y = W x + b for every sample; the slides' form has no b.
+
+    Attributes:
+        in_channels: channels of the image whose pixels the inputs are, in (H, W, C) order; 1 for plain vectors.
+    """
 
     can_fuse_relu = True
+    in_channels = 1
     passes = ("forward", "backward_weight", "backward_input")
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
@@ -30,14 +35,17 @@ class Linear(Layer):
         self.in_features, self.out_features, self.has_bias = in_features, out_features, bias
 
     def parameter_specs(self) -> tuple[ParameterSpec, ...]:
-        """`weight` (out, in), kept as (in, out) so that outputs are contiguous; `bias` (out,)."""
-        weight = ParameterSpec("weight", (self.out_features, self.in_features), (1, 0), self.in_features)
+        """`weight` (out, in), its inputs in (C, H, W) order, kept as (in, out), inputs in ours; `bias` (out,)."""
+        cut = (self.out_features, self.in_channels, self.in_features // self.in_channels)
+        shape = (self.out_features, self.in_features)
+        weight = ParameterSpec("weight", shape, (2, 1, 0), self.in_features, cut=cut)
         bias = ParameterSpec("bias", (self.out_features,), (0,), self.in_features)
         return (weight, bias) if self.has_bias else (weight,)
 
     def bind(self, tensors: Mapping[str, Tensor]) -> None:
         """Take the views of the flat buffers."""
-        self.weight, self.bias = tensors["weight"], tensors.get("bias")
+        self.weight = tensors["weight"].reshape(self.in_features, self.out_features)
+        self.bias = tensors.get("bias")
         self.b = self.bias.value if self.bias else np.empty(0, np.float32)
 
     def output_shape(self, input_shape: Shape) -> Shape:
@@ -59,10 +67,9 @@ class Linear(Layer):
 
     def backward_weight(self, dy: Float32, shards: Int64) -> None:
         """Compute dW and db."""
-        weight, bias = self.weight, self.bias
-        weight.note(linear.linear_backward_weight(self.x, dy, shards, weight.scale[0], weight.gradient))
-        if bias:
-            bias.note(linear.linear_backward_bias(dy, shards, bias.scale[0], bias.gradient))
+        linear.linear_backward_weight(self.x, dy, shards, *self.weight.sum())
+        if self.bias:
+            linear.linear_backward_bias(dy, shards, *self.bias.sum())
 
     def backward_input(self, dy: Float32) -> Float32:
         """Compute dx, and where asked to, its product with the derivative of the ReLU before."""

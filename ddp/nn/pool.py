@@ -21,6 +21,7 @@ class MaxPool2d(Layer):
         if not 1 <= kernel_size <= 16:
             raise ValueError(f"MaxPool2d kernel_size = {kernel_size}: use 1 to 16")
         self.kernel_size = kernel_size
+        self.can_fuse_relu = kernel_size < 16  # of 8 bits, 16 x 16 positions leave none to say "nowhere"
 
     def output_shape(self, input_shape: Shape) -> Shape:
         """(H // kernel_size, W // kernel_size, C), from (H, W, C)."""
@@ -36,12 +37,12 @@ class MaxPool2d(Layer):
 
     def forward(self, x: Float32, training: bool, draws: Draws) -> Float32:
         """Take the maximum of each window; of equal ones the first in row-major order."""
-        y = self.y[: len(x)]
-        max_pool2d_forward(x, self.kernel_size, y, self.argmax[: len(x)])
+        y, relu = self.y[: len(x)], self.applies_relu or self.masks_input
+        max_pool2d_forward(x, self.kernel_size, relu, y, self.argmax[: len(x)])
         return y
 
     def backward(self, dy: Float32, shards: Int64, input_gradient: bool) -> Float32:
-        """Pass each dy to the element that was the maximum."""
+        """Pass each dy to the element that was the maximum, and with a ReLU before or behind only if it is above 0."""
         dx = self.dx[: len(dy)]
         if input_gradient:
             max_pool2d_backward(dy, self.argmax[: len(dy)], self.kernel_size, dx)

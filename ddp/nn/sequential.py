@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from ddp.kernels.jit import MOST_THREADS
 from ddp.kernels.types import Float32, GradientSum, Int64
-from ddp.nn.activation import ReLU
 from ddp.nn.flatten import Flatten, Unflatten
 from ddp.nn.layer import Buffers, Draws, Layer, ParameterSpec, Shape, Tensor
+from ddp.nn.neighbours import fuse_relus, order_features
 from ddp.rng import Purpose, uniform
 
 StateDict = dict[str, npt.NDArray[Any]]
 """Arrays by name: float32, but for counters of batches, which are int64."""
-Number = TypeVar("Number", np.float32, np.int32)
+Flat = TypeVar("Flat", bound=npt.NDArray[Any])
 
 
 class Sequential:
@@ -25,9 +25,8 @@ class Sequential:
 
     Attributes:
         parameters: (num_parameters,) float32, all parameters; layers hold views of it.
-        sums: (num_parameters,) float32, or int32 in fixed point: the sums of the shards' gradients times their scales.
-        scales: (T,) float32, what the gradients of each parameter tensor are multiplied by; 1 unless someone sets them.
-        largest: (T,) float32, the largest |gradient of a shard * scale| that backward met in each.
+        gradient_sums: (num_parameters,) float32, or int32 in fixed point: sums of the shards' gradients, scaled.
+        scales: (T,) float32, what the gradients of each parameter tensor are multiplied by; 1 unless they are set.
         num_statistics: numbers that each shard of a training step tells all ranks.
         parameter_slices: where each parameter tensor lies in the flat buffers, by state-dict name.
     """
@@ -48,6 +47,8 @@ class Sequential:
         self.layers = layers
         first = next((layer for layer in layers if layer.parameter_specs()), layers[0])
         first.is_first = True
+        fuse_relus(layers)
+        order_features(layers)
         specs = [(f"{i}.{s.name}", i, s) for i, layer in enumerate(layers) for s in layer.parameter_specs()]
         self.specs: dict[str, ParameterSpec] = {name: spec for name, _, spec in specs}
         self.parameter_slices: dict[str, slice] = {}
@@ -56,8 +57,9 @@ class Sequential:
             self.parameter_slices[name] = slice(end, end + spec.size)
             end += spec.size
         self.parameters = np.zeros(end, np.float32)
-        self.sums: GradientSum = np.zeros(end, np.int32) if exact else np.zeros(end, np.float32)
-        self.scales, self.largest = np.ones(len(specs), np.float32), np.zeros(len(specs), np.float32)
+        self.gradient_sums: GradientSum = np.zeros(end, np.int32) if exact else np.zeros(end, np.float32)
+        self.scales = np.ones(len(specs), np.float32)
+        self._largest = np.zeros((len(specs), MOST_THREADS), np.int64)
         self.num_statistics = sum(layer.num_statistics for layer in layers)
         for i, layer in enumerate(layers):
             layer.bind({spec.name: self._tensor(name) for name, owner, spec in specs if owner == i})
@@ -90,12 +92,14 @@ class Sequential:
         Raises:
             ValueError: if a layer cannot take what the one before gives; the message names the layer.
         """
-        self._fuse_relus()
-        self.entry = Unflatten(*input_shape) if len(input_shape) == 3 else None
+        # An image that is flattened at once is in the public order already.
+        is_image = len(input_shape) == 3 and not isinstance(self.layers[0], Flatten)
+        self.entry = Unflatten(*input_shape) if is_image else None
         self.exit: Flatten | None = None
-        shape: Shape = input_shape
+        shape: Shape = input_shape if len(input_shape) < 3 else (int(np.prod(input_shape)),)
+        self.flat_shape = shape
         if self.entry is not None:
-            shape = self.entry.build((int(np.prod(input_shape)),), capacity, -1)
+            shape = self.entry.build(shape, capacity, -1)
         for index, layer in enumerate(self.layers):
             try:
                 shape = layer.build(shape, capacity, index)
@@ -125,8 +129,9 @@ class Sequential:
             draws = Draws(0, 0, np.arange(len(x)))
         self.shards = np.array([0, len(x)]) if draws.shards is None else draws.shards
         num_samples = len(x)
+        x = x.reshape(num_samples, *self.flat_shape)
         if self.entry is not None:
-            x = self.entry.forward(x.reshape(num_samples, *self.entry.input_shape), training, draws)
+            x = self.entry.forward(x, training, draws)
         for layer in self.layers:
             x = layer.forward(x, training, draws)
         if self.exit is not None:
@@ -134,7 +139,7 @@ class Sequential:
         return x.reshape(num_samples, *self.output_shape)
 
     def backward(self, dy: Float32, shards: Int64 | None = None, input_gradient: bool = True) -> Float32:
-        """Compute all gradients of the last forward's batch, overwriting `sums` and `largest`.
+        """Compute all gradients of the last forward's batch, overwriting `gradient_sums` and `largest`.
 
         Args:
             dy: gradient of the loss by the output, of its shape.
@@ -147,6 +152,7 @@ class Sequential:
         assert self.input_shape is not None, "backward needs a forward before it"
         if shards is None:
             shards = self.shards
+        self._largest.fill(0)
         if self.exit is not None:
             dy = self.exit.backward(dy.reshape(len(dy), *self.exit.shape), shards, True)
         for layer in reversed(self.layers):
@@ -157,13 +163,26 @@ class Sequential:
             dy = self.entry.backward(dy, shards, True)
         return dy.reshape(len(dy), *self.input_shape)
 
+    @property
+    def largest(self) -> Float32:
+        """(T,) the largest |gradient of a shard * scale| of each tensor in the last backward; NaN if one was."""
+        largest: Float32 = self._largest.max(axis=1).astype(np.int32).view(np.float32)
+        return largest
+
     def write_statistics(self, rows: Float32) -> None:
         """Write what each of the rank's shards tells all ranks of the last training forward: (S, num_statistics)."""
         for layer, columns in self._statistics():
             layer.write_statistics(rows[:, columns])
 
-    def update_statistics(self, rows: Float32) -> None:
-        """Update the running statistics of batch normalisation from those of all shards: (S, num_statistics)."""
+    def update_statistics(self, rows: Float32 | None = None) -> None:
+        """Update the running statistics of batch normalisation.
+
+        Args:
+            rows: (S, num_statistics) float32, of the shards of all ranks; default: of the last training forward's.
+        """
+        if rows is None:
+            rows = np.zeros((len(self.shards) - 1, self.num_statistics), np.float32)
+            self.write_statistics(rows)
         for layer, columns in self._statistics():
             layer.update_statistics(rows[:, columns])
 
@@ -191,7 +210,9 @@ class Sequential:
     def gradient_dict(self) -> StateDict:
         """Copies of the gradients under the parameters' names and in their shapes, rounded to float32."""
         lengths = [spec.size for spec in self.specs.values()]
-        return self.to_state((self.sums / np.repeat(self.scales.astype(np.float64), lengths)).astype(np.float32))
+        return self.to_state(
+            (self.gradient_sums / np.repeat(self.scales.astype(np.float64), lengths)).astype(np.float32)
+        )
 
     def load_state_dict(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
         """Take parameters and buffers from a state dict.
@@ -230,14 +251,6 @@ class Sequential:
         ends = [layer for layer in (self.entry, self.exit) if layer is not None]
         return sum(layer.workspace_bytes() for layer in (*self.layers, *ends))
 
-    def _fuse_relus(self) -> None:
-        """Let the layers around each ReLU do its work, where they can, while the values are in registers."""
-        for layer, following in itertools.pairwise(self.layers):
-            if isinstance(following, ReLU) and layer.can_fuse_relu:
-                layer.applies_relu = following.is_applied = True
-            if isinstance(layer, ReLU) and following.can_fuse_relu:
-                following.masks_input = layer.is_masked = True
-
     def _buffers(self) -> Buffers:
         """The layers' buffers themselves, by state-dict name."""
         layers = enumerate(self.layers)
@@ -245,15 +258,15 @@ class Sequential:
 
     def _set(self, name: str, value: Float32, flat: Float32 | None = None) -> None:
         view = self._view(self.parameters if flat is None else flat, name)
-        view[...] = np.asarray(value, np.float32).transpose(self.specs[name].kernel_axes)
+        view[...] = self.specs[name].to_kernel(value)
 
-    def _view(self, flat: npt.NDArray[Number], name: str) -> npt.NDArray[Number]:
-        return flat[self.parameter_slices[name]].reshape(self.specs[name].kernel_shape)
+    def _view(self, flat: Flat, name: str) -> Flat:
+        return flat[self.parameter_slices[name]].reshape(self.specs[name].kernel_shape)  # type: ignore[return-value]
 
     def _tensor(self, name: str) -> Tensor:
         number = list(self.specs).index(name)
-        scale, largest = self.scales[number : number + 1], self.largest[number : number + 1]
-        return Tensor(self._view(self.parameters, name), self._view(self.sums, name), scale, largest)
+        scale, largest = self.scales[number : number + 1], self._largest[number]
+        return Tensor(self._view(self.parameters, name), self._view(self.gradient_sums, name), scale, largest)
 
 
 def _check_shapes(state: Mapping[str, npt.NDArray[Any]], expected: Mapping[str, Shape]) -> None:

@@ -11,4 +11,4 @@ __all__ = ["SGD", "build_optimizer", "learning_rate"]
 def build_optimizer(config: OptimizerConfig, model: Sequential) -> SGD:
     """The configured optimizer on a model's buffers."""
     factors = (config.momentum, config.nesterov, config.weight_decay)
-    return SGD(model.parameters, model.sums, model.parameter_slices.values(), *factors)
+    return SGD(model.parameters, model.gradient_sums, *factors, model.parameter_slices.values())

@@ -322,11 +322,11 @@ def test_a_gradient_that_is_not_finite_stops_the_run(lr: float, make_trainer: Ma
     assert np.isfinite(trainer.model.parameters).all()
 
 
-def test_a_sum_too_large_for_float32_counts_as_infinite(make_trainer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_leaf_that_fits_no_scale_counts_as_infinite(make_trainer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     from ddp.comm.failure import NonFiniteError
 
     trainer = make_trainer(MLP)
-    monkeypatch.setattr(trainer.reducer, "reduce", lambda: trainer.model.gradient_sums.fill(1e39))
+    monkeypatch.setattr(trainer.reducer, "reduce", lambda: trainer.reports.largest.fill(np.inf))
     before = trainer.model.parameters.tobytes()
     with pytest.raises(NonFiniteError):
         trainer.train_step()

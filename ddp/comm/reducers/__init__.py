@@ -21,9 +21,7 @@ class Reducer(Protocol):
         """Sum gradient and reports over all ranks, in place; every rank takes part, with or without samples."""
 
 
-def build_reducer(
-    name: str, world: World, sums: GradientSum, reports: Int32, slices: Iterable[slice]
-) -> Reducer:
+def build_reducer(name: str, world: World, sums: GradientSum, reports: Int32, slices: Iterable[slice]) -> Reducer:
     """The configured rung.
 
     Args:

@@ -33,15 +33,28 @@ from ddp.kernels import (
     winograd,
 )
 from ddp.kernels.jit import set_num_threads
+from ddp.kernels.shard_sum import sum_shards
+from ddp.kernels.update import make_blocks
 
 GENERATOR = np.random.default_rng(0)
 WORDS = np.array([1, 2, 3, 2**31], np.uint64)
 SHARDS = np.array([0, 3, 3, 5, 7])
+SCALE, BLOCKS = np.float32(2**20), make_blocks([slice(0, 7000), slice(7000, 10_007)])
+THREADS = 16
 BATCH, NUMBERS = 7, 10_007  # prime, so that threads and vector lanes never divide them
 
 
 def f(*shape):
     return GENERATOR.standard_normal(shape).astype(np.float32)
+
+
+def i(*shape):
+    return np.full(shape, 7, np.int32)
+
+
+def largest():
+    """Of each thread, so the only output that the threads may change; what counts is the largest of them."""
+    return np.zeros(THREADS, np.int64)
 
 
 def d(*shape):
@@ -64,8 +77,8 @@ def blocks(m, *channels):
 # Shapes other than the batch differ from 7 and 10007. Kernels of the first table act on each index of
 # the arrays' first axis alone; those of the second combine them.
 BY_SAMPLE = [
-    (linear.linear_forward, lambda: (f(BATCH, 37), f(19, 37), f(19), True, f(BATCH, 19))),
-    (linear.linear_backward_input, lambda: (f(BATCH, 19), f(19, 37), f(BATCH, 37), f(BATCH, 37))),
+    (linear.linear_forward, lambda: (f(BATCH, 37), f(37, 19), f(19), True, f(BATCH, 19))),
+    (linear.linear_backward_input, lambda: (f(BATCH, 19), f(37, 19), f(BATCH, 37), f(BATCH, 37))),
     (conv2d.conv2d_forward, lambda: (f(BATCH, 11, 19, 3), f(3, 3, 3, 18), f(18), True, f(BATCH, 9, 17, 18))),
     (
         conv2d.conv2d_backward_input,
@@ -94,9 +107,10 @@ BY_SAMPLE = [
         dropout._dropout,
         lambda: (f(BATCH, 37), *WORDS[:3], np.arange(BATCH), WORDS[3], np.float32(2), f(BATCH, 37)),
     ),
+    (dropout.dropout_relu_backward, lambda: (f(NUMBERS), f(NUMBERS), np.float32(2), f(NUMBERS))),
     (
         pool.max_pool2d_forward,
-        lambda: (f(BATCH, 9, 8, 18), 2, f(BATCH, 4, 4, 18), np.zeros((BATCH, 4, 4, 18), np.uint8)),
+        lambda: (f(BATCH, 9, 8, 18), 2, True, f(BATCH, 4, 4, 18), np.zeros((BATCH, 4, 4, 18), np.uint8)),
     ),
     (
         pool.max_pool2d_backward,
@@ -112,20 +126,16 @@ BY_SAMPLE = [
     (squared_error.squared_error, lambda: (f(BATCH, 37), f(BATCH, 37), f(BATCH), f(BATCH, 37))),
     (powers.powers_forward, lambda: (f(BATCH, 1), f(BATCH, 5))),
     (powers.powers_backward, lambda: (f(BATCH, 1), f(BATCH, 5), f(BATCH, 1))),
-    (
-        update.sgd_update,
-        lambda: (f(NUMBERS), f(NUMBERS), f(NUMBERS), 0.3, 0.1, 0.9, True, 0.01),
-    ),
 ]
 OVER_SAMPLES = [
     (
         linear.linear_backward_weight,
-        lambda: (f(BATCH, 37), f(BATCH, 19), SHARDS, np.zeros((19, 37))),
+        lambda: (f(BATCH, 37), f(BATCH, 19), SHARDS, SCALE, i(37, 19), largest()),
     ),
-    (linear.linear_backward_bias, lambda: (f(BATCH, 83), SHARDS, np.zeros(83))),
+    (linear.linear_backward_bias, lambda: (f(BATCH, 83), SHARDS, SCALE, i(83), largest())),
     (
         conv2d.conv2d_backward_weight,
-        lambda: (f(BATCH, 11, 10, 5), f(BATCH, 9, 8, 18), SHARDS, np.zeros((3, 3, 5, 18))),
+        lambda: (f(BATCH, 11, 10, 5), f(BATCH, 9, 8, 18), SHARDS, SCALE, i(3, 3, 5, 18), largest()),
     ),
     (
         winograd.winograd_backward_weight,
@@ -142,7 +152,6 @@ OVER_SAMPLES = [
     ),
     (winograd.evaluate_weight, lambda: (f(3, 3, 5, 18), points(4, 5, 18))),
     (conv2d.turn_weight, lambda: (f(3, 3, 5, 18), f(3, 3, 18, 5))),
-    (update._round_and_square, lambda: (f(200_001).astype(np.float64), f(200_001), np.zeros(4))),
 ]
 # These act on each shard by itself: arrays of two axes have a row for each sample or for each of the 4 shards.
 BY_SHARD = [
@@ -158,7 +167,14 @@ BY_SHARD = [
         ),
     ),
 ]  # fmt: skip
-CALLS = [*BY_SAMPLE, *OVER_SAMPLES, *BY_SHARD, (batchnorm.sum_shards, lambda: (d(4, 131), d(131)))]
+OTHERS = [
+    (sum_shards, lambda: (f(BATCH), SHARDS, d(4))),
+    (
+        update.sgd_update,
+        lambda: (f(NUMBERS), f(NUMBERS), f(NUMBERS), BLOCKS, SCALE * f(2), SCALE, SCALE, True, SCALE, d(len(BLOCKS))),
+    ),
+]
+CALLS = [*BY_SAMPLE, *OVER_SAMPLES, *BY_SHARD, *OTHERS]
 KERNELS = [pytest.param(*call, id=call[0].__name__) for call in CALLS]
 
 
@@ -167,7 +183,8 @@ def copies(arguments):
 
 
 def digest(arguments):
-    return hashlib.sha256(b"".join(a.tobytes() for a in arguments if isinstance(a, np.ndarray))).hexdigest()
+    arrays = [a for a in arguments if isinstance(a, np.ndarray)]
+    return hashlib.sha256(b"".join((a.max() if a.shape == (THREADS,) else a).tobytes() for a in arrays)).hexdigest()
 
 
 def print_digests():
@@ -211,18 +228,21 @@ def test_a_sample_does_not_depend_on_its_neighbours(kernel, make):
 
 @pytest.mark.parametrize(("kernel", "make"), [call for call in OVER_SAMPLES if "backward" in call[0].__name__])
 def test_a_shard_gives_the_same_bits_wherever_it_is_computed(kernel, make):
-    """All shards in one sweep, and each by itself with the results added in float64, in shard order."""
-    *inputs, together = make()
-    kernel(*inputs, together)
-    total = np.zeros_like(together)
+    """All shards in one sweep, and each by itself: the sums of integers, and the largest leaves, are the same."""
+    *inputs, together, found = make()
+    kernel(*inputs, together, found)
+    total, leaves = np.zeros_like(together), []
     for first, last in itertools.pairwise(SHARDS):
         alone = [np.array([0, last - first]) if a is SHARDS else a for a in inputs]
         alone = [a[first:last].copy() if np.ndim(a) > 1 and len(a) == BATCH else a for a in alone]
-        part = np.full_like(together, np.nan)
-        kernel(*alone, part)
-        assert np.array_equal(part, part.astype(np.float32))
+        part = np.full_like(together, 7)
+        of_part = largest()
+        kernel(*alone, part, of_part)
+        leaves.append(np.int32(of_part.max()).view(np.float32))
+        assert np.rint(leaves[-1]) == np.abs(part).max()
         total += part
     assert total.tobytes() == together.tobytes()
+    assert np.int32(found.max()).view(np.float32) == max(leaves)
 
 
 @pytest.mark.parametrize(("kernel", "make"), BY_SHARD)

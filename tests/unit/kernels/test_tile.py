@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from ddp.kernels import tile
-from ddp.kernels.dot import DOT_ROWS, dot_tile
+from ddp.kernels.dot import DOT_COLUMNS, DOT_ROWS, dot_tile
+from ddp.kernels.shard_tile import SHARD_ROWS, tile_over_long_shards, tile_over_shards
 from ddp.kernels.tile import ACCUMULATE, RELU, WITH_BIAS, tile_activation, tile_add_float64, tile_masked
 
 GUARD = 7  # elements around every array that must be neither used nor changed
@@ -49,8 +50,25 @@ def run_float64(a, b, c, depth, rows, columns, flags):
 
 
 @numba.njit
-def run_dot(a, b, c, depth, rows, columns, bias, flags):
-    dot_tile(a, GUARD, depth, b, GUARD, depth, depth, rows, columns, c, GUARD, columns, bias, 0, flags)
+def run_dot(a, b, c, depth, rows, columns, y, flags):
+    dot_tile(a, GUARD, depth, b, GUARD, depth, depth, rows, columns, c, GUARD, columns, y, 0, columns, flags)
+
+
+@numba.njit
+def run_over_shards(a, b, c, shards, scale, pixels, rows, columns):
+    """Each sample has as many pixels, side by side."""
+    return tile_over_shards(
+        a, GUARD, 1, pixels * rows, rows, 0, b, GUARD, pixels * columns, columns, 0, pixels, 1,
+        shards, len(shards) - 1, scale, rows, columns, c, GUARD, columns,
+    )  # fmt: skip
+
+
+@numba.njit
+def run_over_long_shards(a, b, c, shards, scale, pixels, rows, columns):
+    return tile_over_long_shards(
+        a, GUARD, 1, pixels * rows, rows, 0, b, GUARD, pixels * columns, columns, 0, pixels, 1,
+        shards, len(shards) - 1, scale, rows, columns, c, GUARD, columns,
+    )  # fmt: skip
 
 
 def numbers(*shape):
@@ -93,24 +111,40 @@ def check_size(rows, columns, depth=5):
 
 
 def check_dot_size(rows, columns, depth):
-    a, b, bias, before = (numbers(*shape) for shape in ((rows, depth), (columns, depth), (columns,), (rows, columns)))
-    for flags in range(8):
-        c = guarded(before)
-        run_dot(guarded(a), guarded(b), c, depth, rows, columns, bias, flags)
-        expected = a @ b.T + (before if flags & ACCUMULATE else 0) + (bias if flags & WITH_BIAS else 0)
-        expected = np.maximum(expected, 0) if flags & RELU else expected
+    a, b, y = (numbers(*shape) for shape in ((rows, depth), (columns, depth), (rows, columns)))
+    for flags in 0, 1:
+        c = guarded(np.zeros((rows, columns)))
+        run_dot(guarded(a), guarded(b), c, depth, rows, columns, y, flags)
+        expected = (a @ b.T) * ((y > 0) | (flags == 0))
         assert np.array_equal(inside(c, (rows, columns)), expected), (rows, columns, depth, flags)
+
+
+def check_size_over_shards(run, rows, columns, pixels):
+    shards = np.array([0, 2, 2, 5])
+    a, b = numbers(5, pixels, rows), numbers(5, pixels, columns)
+    leaves = np.stack([np.einsum("spr,spc->rc", a[s:e], b[s:e]) for s, e in itertools.pairwise(shards)])
+    for dtype, scale in itertools.product((np.float32, np.int32), (1, 0.125)):
+        before = np.full(rows * columns + 2 * GUARD, 77, dtype)
+        c = before.copy()
+        bits = run(guarded(a), guarded(b), c, shards, np.float32(scale), pixels, rows, columns)
+        scaled = leaves * scale
+        expected = (scaled if dtype == np.float32 else np.rint(scaled)).sum(axis=0)
+        assert np.array_equal(c[GUARD:-GUARD].reshape(rows, columns), expected), (rows, columns, dtype)
+        assert (c[:GUARD] == 77).all()
+        assert (c[-GUARD:] == 77).all()
+        assert np.uint32(bits).view(np.float32) == np.abs(scaled).max()
 
 
 def check_all_sizes():
     sizes = itertools.product(range(1, tile.TILE_ROWS + 1), range(1, tile.TILE_COLUMNS + 1))
     for rows, columns in sizes:
         check_size(rows, columns)
-    lanes, dots = tile.UNIT.lanes, range(1, DOT_ROWS + 1)
-    for rows, columns, depth in itertools.product(
-        dots, dots, (1, lanes - 1, lanes, lanes + 1, 3 * lanes, 3 * lanes + 2)
-    ):
+    lanes, dots = tile.UNIT.lanes, (range(1, DOT_ROWS + 1), range(1, DOT_COLUMNS + 1))
+    for rows, columns, depth in itertools.product(*dots, (1, lanes - 1, lanes, lanes + 1, 3 * lanes, 3 * lanes + 2)):
         check_dot_size(rows, columns, depth)
+    for run, largest in (run_over_shards, SHARD_ROWS), (run_over_long_shards, tile.TILE_ROWS):
+        for rows, columns in itertools.product(range(1, largest + 1), range(1, tile.TILE_COLUMNS + 1)):
+            check_size_over_shards(run, rows, columns, pixels=3)
 
 
 def test_every_size_computes_its_product_and_touches_nothing_else():
@@ -126,6 +160,15 @@ def test_a_sum_over_three_levels_is_a_convolution_by_weight():
     windows = np.stack([x[:, :5, dj : dj + 6] for dj in range(2)], axis=3)  # (s, i, j, dj, ic)
     expected = np.einsum("sijdc,sijo->dco", windows, dy).reshape(6, 10)
     assert np.array_equal(inside(c, (6, 10)), expected)
+
+
+def test_the_largest_leaf_is_told_whatever_it_is():
+    lanes, shards = tile.UNIT.lanes, np.array([0, 1, 2])
+    a, b = guarded(np.ones((2, 3))), guarded(np.ones((2, lanes)))
+    for value, expected in ((-3e38, 3e38), (np.inf, np.inf), (np.nan, np.nan)):
+        a[GUARD + 4], c = value, np.zeros(3 * lanes + 2 * GUARD, np.int32)
+        bits = run_over_shards(a, b, c, shards, np.float32(1), 1, 3, lanes)
+        assert np.array_equal(np.uint32(bits).view(np.float32), np.float32(expected), equal_nan=True)
 
 
 def test_relu_and_accumulation_keep_nan():

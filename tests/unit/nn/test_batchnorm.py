@@ -85,16 +85,16 @@ def test_shards_matter_and_one_shard_is_the_default() -> None:
 
 @given(st.lists(st.integers(0, 6), max_size=5), st.integers(0, 2**32 - 1))
 def test_a_shard_has_the_same_bits_in_any_company(cuts: list[int], seed: int) -> None:
-    model, shards = nn.Sequential(nn.BatchNorm1d(5), nn.ReLU()), [0, *sorted(cuts), 6]
+    model, shards = nn.Sequential(nn.BatchNorm1d(5), nn.ReLU(), exact=True), [0, *sorted(cuts), 6]
+    model.scales[:] = 2.0**18
     x, dy = random(seed, 6, 5) + np.float32(3), random(seed + 1, 6, 5)
     y = model.forward(x, True, step(*shards)).copy()
-    dx, sums = model.backward(dy).copy(), model.sums.copy()
+    dx, sums = model.backward(dy).copy(), model.gradient_sums.copy()
     total = np.zeros_like(sums)
     for first, last in itertools.pairwise(shards):
         assert model.forward(x[first:last], True, step(0, last - first)).tobytes() == y[first:last].tobytes()
         assert model.backward(dy[first:last]).tobytes() == dx[first:last].tobytes()
-        assert np.array_equal(model.sums, model.sums.astype(np.float32))  # leaves
-        total += model.sums
+        total += model.gradient_sums
     assert total.tobytes() == sums.tobytes()
 
 
@@ -116,17 +116,22 @@ def test_running_statistics_move_towards_the_average_over_shards_that_are_not_em
 
 def test_the_sum_over_ranks_is_what_updates() -> None:
     """Two ranks' sums added, as a reducer does, give what one rank with all the shards computes."""
-    together, x = nn.Sequential(nn.BatchNorm1d(4)), random(0, 5, 4)
+    together, one, other = (nn.Sequential(nn.BatchNorm1d(4), exact=True) for _ in range(3))
+    for model in together, one, other:
+        model.scales[:] = 2.0**18
+    x = random(0, 5, 4)
     together.forward(x, True, step(*SHARDS))
     together.backward(x)
-    one, other = nn.Sequential(nn.BatchNorm1d(4)), nn.Sequential(nn.BatchNorm1d(4))
     one.forward(x[:2], True, step(0, 2, 2))
     one.backward(x[:2])
     other.forward(x[2:], True, step(0, 3))
     other.backward(x[2:])
-    one.sums += other.sums
-    assert one.sums.tobytes() == together.sums.tobytes()
-    one.update_statistics()
+    one.gradient_sums += other.gradient_sums
+    assert one.gradient_sums.tobytes() == together.gradient_sums.tobytes()
+    rows = np.zeros((3, one.num_statistics), np.float32)
+    one.write_statistics(rows[:2])
+    other.write_statistics(rows[2:])
+    one.update_statistics(rows)
     together.update_statistics()
     for name, tensor in one.state_dict().items():
         assert tensor.tobytes() == together.state_dict()[name].tobytes()
@@ -135,11 +140,11 @@ def test_the_sum_over_ranks_is_what_updates() -> None:
 def test_a_rank_without_samples_adds_nothing_and_all_without_change_nothing() -> None:
     model = nn.Sequential(nn.BatchNorm2d(3))
     for shards in ([0], [0, 0, 0]):
-        model.sums[:] = np.nan
+        model.gradient_sums[:] = np.nan
         empty = np.empty((0, 3, 2, 2), np.float32)
         assert model.forward(empty, True, nn.Draws(0, 0, np.arange(0), np.array(shards))).shape == empty.shape
         model.backward(empty)
-        assert not model.sums.any()
+        assert not model.gradient_sums.any()
         model.update_statistics()
     state = model.state_dict()
     assert (state["0.running_var"] == 1).all()

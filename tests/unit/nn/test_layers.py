@@ -160,10 +160,26 @@ def test_max_pool2d(batch: int, channels: int, k: int, more_h: int, more_w: int,
     np.testing.assert_array_equal(dx, reference.max_pool2d_backward(*f64(dy), argmax, k, x.shape[2:]))
 
 
-@given(BATCHES, st.sampled_from([(3, 4, 5), (1, 3, 2), (6, 1, 1), (17, 2, 3), (7,)]), SEEDS)
-def test_flatten_is_in_pytorchs_order(batch: int, shape: tuple[int, ...], seed: int) -> None:
+@pytest.mark.parametrize("k", [2, 3, 16])
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_relu_around_a_max_pooling(k: int, is_first: bool) -> None:
+    """The pooling does its work, but for the window whose positions fill all of 8 bits."""
+    x = random(k, 3, 5, 2 * k + 1, k)
+    x[0] -= 10  # windows without a positive element
+    layers = (nn.ReLU(), nn.MaxPool2d(k)) if is_first else (nn.MaxPool2d(k), nn.ReLU())
+    dy, y, dx, _ = passes(nn.Sequential(*layers), x, k + 1)
+    largest, argmax = reference.max_pool2d_forward(*f64(x), k)
+    np.testing.assert_array_equal(y, reference.relu_forward(largest))
+    dlargest = reference.relu_backward(largest, *f64(dy))
+    np.testing.assert_array_equal(dx, reference.max_pool2d_backward(dlargest, argmax, k, x.shape[2:]))
+    assert not dx[0].any()
+
+
+@given(BATCHES, st.sampled_from([(3, 4, 5), (1, 3, 2), (6, 1, 1), (17, 2, 3), (7,)]), st.booleans(), SEEDS)
+def test_flatten_is_in_pytorchs_order(batch: int, shape: tuple[int, ...], is_first: bool, seed: int) -> None:
     x = random(seed, batch, *shape)
-    dy, y, dx, _ = passes(nn.Sequential(nn.Flatten()), x, seed + 1)
+    before = () if is_first or len(shape) == 1 else (nn.MaxPool2d(1),)
+    dy, y, dx, _ = passes(nn.Sequential(*before, nn.Flatten()), x, seed + 1)
     np.testing.assert_array_equal(y, x.reshape(batch, -1))
     np.testing.assert_array_equal(dx, dy.reshape(x.shape))
 

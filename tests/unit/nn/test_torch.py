@@ -78,7 +78,6 @@ def our_step(model: nn.Sequential, optimizer: SGD, lr: float, x: Array, t: Array
     loss = nn.CrossEntropyLoss()
     loss.forward(model.forward(x, training=True), t)
     model.backward(loss.backward())
-    model.gradients[:] = model.gradient_sums
     model.update_statistics()
     optimizer.step(lr, 1 / len(x))
 
@@ -106,7 +105,7 @@ def test_one_step_of_sgd_is_pytorchs(config: ModelConfig, shape: tuple[int, ...]
     before = model.state_dict()
     theirs = load_into_torch(torch_model(model), before, getattr(torch, dtype))
     x, t = make_batch(shape)
-    our_step(model, SGD(model.parameters, model.gradients, momentum, weight_decay=weight_decay), lr, x, t)
+    our_step(model, SGD(model.parameters, model.gradient_sums, momentum, weight_decay=weight_decay), lr, x, t)
     their_step(theirs, torch.optim.SGD(theirs.parameters(), lr, momentum, weight_decay=weight_decay), x, t)
     after, expected = model.state_dict(), numpy_state(theirs)
     assert list(after) == list(expected)
@@ -122,7 +121,7 @@ def test_steps_with_batch_normalisation_are_pytorchs() -> None:
     layers += [nn.BatchNorm2d(5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(5 * 2 * 3, 12, bias=False)]
     model = nn.Sequential(*layers, nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 10), seed=1)
     theirs = load_into_torch(torch_model(model), model.state_dict(), torch.float64)
-    ours = SGD(model.parameters, model.gradients, 0.9, weight_decay=1e-3)
+    ours = SGD(model.parameters, model.gradient_sums, 0.9, weight_decay=1e-3)
     expected = torch.optim.SGD(theirs.parameters(), 0.05, 0.9, weight_decay=1e-3)
     for step in range(3):
         x, t = make_batch((2, 6, 8), seed=step)
@@ -162,7 +161,7 @@ def test_a_trained_network_stays_with_pytorchs(nesterov: bool) -> None:
     model = build_model(MLP, (1, 8, 8), 10, seed=4)
     before = model.state_dict()
     theirs = load_into_torch(torch_model(model), before)
-    ours = SGD(model.parameters, model.gradients, 0.9, nesterov, 1e-3)
+    ours = SGD(model.parameters, model.gradient_sums, 0.9, nesterov, 1e-3)
     expected = torch.optim.SGD(theirs.parameters(), 0.05, 0.9, weight_decay=1e-3, nesterov=nesterov)
     for step in range(8):
         x, t = make_batch((1, 8, 8), seed=step)

@@ -99,7 +99,7 @@ def test_warm_up_leaves_everything_untouched(momentum: float) -> None:
 def test_the_configured_optimizer_updates_the_models_buffers() -> None:
     model = nn.Sequential(nn.Linear(3, 2))
     before = model.parameters.astype(np.float64)
-    model.gradients[:] = np.arange(8)
+    model.gradient_sums[:] = np.arange(8)
     optimizer = build_optimizer(OptimizerConfig(momentum=0.9, nesterov=True, weight_decay=0.01), model)
     optimizer.step(0.1, 0.5)
     direction = np.arange(8) * 0.5 + 0.01 * before
