@@ -1,10 +1,11 @@
 """Batch normalisation over logical shards, channels last.
 
-Axes: N rows, each a pixel or a sample, C channels, S logical shards of consecutive rows.
+Axes: N rows, each a pixel or a sample, C channels, S logical shards of consecutive rows, P parts of shards.
 
 Every shard is normalised by its own mean and variance, so that its result does not depend on which rank computes
-it. A task is one shard and a block of channels: it sums over the shard's rows in float64, then visits the rows,
-which are still in the cache, once more. No sum is split over tasks, so threads do not matter either.
+it. Each direction reads its operands twice, once for sums over the rows, in float64, and once to write its result,
+whole rows at a time. A task is a part of a shard, cut by `cut_shards` from the shard's beginning and by the number of
+channels alone: so neither ranks nor threads matter, and one shard is enough for all threads.
 
 Source: S. Ioffe and C. Szegedy, "Batch Normalization", ICML 2015; over parts of a batch: E. Hoffer, I. Hubara and
 D. Soudry, "Train longer, generalize better", NIPS 2017 ("ghost batch normalization"). The slides do not define it.
@@ -12,156 +13,247 @@ D. Soudry, "Train longer, generalize better", NIPS 2017 ("ghost batch normalizat
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
-from ddp.kernels.jit import kernel, prange
+from ddp.kernels.jit import inline, kernel, prange
 from ddp.kernels.types import Float32, Float64, Int64
 
-__all__ = ["batchnorm_backward", "batchnorm_forward", "batchnorm_inference"]
+__all__ = [
+    "batchnorm_backward_input",
+    "batchnorm_backward_sums",
+    "batchnorm_forward_sums",
+    "batchnorm_gradients",
+    "batchnorm_normalise",
+    "batchnorm_statistics",
+    "cut_shards",
+]
 
-BLOCK = 128  # channels of a task: rows of at least 512 contiguous bytes, or whole rows
+PART = 32_768  # elements of a part: 128 KB, many to a large layer and one to a small layer's shard
 ZERO = np.float32(0)
+Eight = tuple[float, float, float, float, float, float, float, float]
+
+
+def cut_shards(shards: Int64, num_channels: int) -> tuple[Int64, Int64]:
+    """Cut shards into parts of whole rows, about as large as `PART`.
+
+    Args:
+        shards: (S + 1,) rising from 0 to N: where each shard begins, and the end.
+        num_channels: C.
+
+    Returns:
+        (P, 4) int64, a row for each part: its first row, where it ends, its shard, and the rows of that shard;
+        (S + 1,) int64, the first part of each shard, and P.
+    """
+    rows = max(1, PART // num_channels)
+    parts = [
+        (first, min(first + rows, end), shard, end - start)
+        for shard, (start, end) in enumerate(itertools.pairwise(shards.tolist()))
+        for first in range(start, end, rows)
+    ]
+    table = np.array(parts, np.int64).reshape(-1, 4)
+    return table, np.searchsorted(table[:, 2], np.arange(len(shards))).astype(np.int64)
+
+
+@inline
+def _eight(x: Float32, n: int, c: int) -> Eight:
+    """A column of eight rows in float64: a running sum is loaded and stored once for all of them."""
+    a, b, d, e = np.float64(x[n, c]), np.float64(x[n + 1, c]), np.float64(x[n + 2, c]), np.float64(x[n + 3, c])
+    f, g, h, i = np.float64(x[n + 4, c]), np.float64(x[n + 5, c]), np.float64(x[n + 6, c]), np.float64(x[n + 7, c])
+    return a, b, d, e, f, g, h, i
+
+
+@inline
+def _sum(a: Eight) -> float:
+    return ((a[0] + a[1]) + (a[2] + a[3])) + ((a[4] + a[5]) + (a[6] + a[7]))
+
+
+@inline
+def _products(a: Eight, b: Eight, shift: float) -> float:
+    """The sum of a (b - shift)."""
+    upper = (a[0] * (b[0] - shift) + a[1] * (b[1] - shift)) + (a[2] * (b[2] - shift) + a[3] * (b[3] - shift))
+    lower = (a[4] * (b[4] - shift) + a[5] * (b[5] - shift)) + (a[6] * (b[6] - shift) + a[7] * (b[7] - shift))
+    return upper + lower
 
 
 @kernel
-def batchnorm_forward(
-    x: Float32,
-    shards: Int64,
-    gamma: Float32,
-    beta: Float32,
-    eps: float,
-    relu: bool,
-    y: Float32,
-    mean: Float64,
-    variance: Float64,
-    inv_std: Float32,
-) -> None:
-    """Write y = gamma (x - mean) / sqrt(variance + eps) + beta, or its ReLU, and each shard's statistics.
+def batchnorm_forward_sums(x: Float32, parts: Int64, sums: Float64) -> None:
+    """Write sum x and sum x^2 over the rows of each part.
 
     Args:
         x: (N, C) float32.
-        shards: (S + 1,) int64, rising from 0 to N: where each shard begins, and the end.
-        gamma: (C,) float32, factor.
-        beta: (C,) float32, offset.
+        parts: (P, 4) int64, from `cut_shards`.
+        sums: (P, 2, C) float64, overwritten.
+    """
+    C = x.shape[1]
+    for part in prange(parts.shape[0]):
+        start, end = parts[part, 0], parts[part, 1]
+        total, squares = sums[part, 0], sums[part, 1]
+        for c in range(C):
+            total[c] = squares[c] = 0
+        for n in range(start, end - 7, 8):
+            for c in range(C):
+                x_n = _eight(x, n, c)
+                total[c] += _sum(x_n)
+                squares[c] += _products(x_n, x_n, 0.0)
+        for n in range(end - (end - start) % 8, end):
+            for c in range(C):
+                x_nc = np.float64(x[n, c])
+                total[c] += x_nc
+                squares[c] += x_nc * x_nc
+
+
+@kernel
+def batchnorm_statistics(
+    sums: Float64, parts: Int64, first_parts: Int64, eps: float, mean: Float32, variance: Float32, inv_std: Float32
+) -> None:
+    """Write each shard's mean and variance; zeros for an empty shard.
+
+    Args:
+        sums: (P, 2, C) float64, from `batchnorm_forward_sums`.
+        parts: (P, 4) int64, from `cut_shards`.
+        first_parts: (S + 1,) int64, from `cut_shards`.
         eps: added to the variance.
-        relu: whether y is max(., 0) of it; a NaN stays a NaN.
-        y: (N, C) float32, overwritten.
-        mean: (S, C) float64, overwritten with means rounded to float32; 0 for an empty shard.
-        variance: (S, C) float64, overwritten with unbiased variances (sum of squares / (n - 1), for the running
-            statistics) rounded to float32; 0 for a shard of one row or none.
+        mean: (S, C) float32, overwritten.
+        variance: (S, C) float32, overwritten with unbiased variances (sum of squares / (n - 1), for the running
+            statistics); 0 for a shard of one row or none.
         inv_std: (S, C) float32, overwritten with 1 / sqrt(v + eps), v being sum of squares / n.
 
     Source: Ioffe and Szegedy, Algorithm 1.
     """
-    C = x.shape[1]
-    num_blocks = (C + BLOCK - 1) // BLOCK
-    for task in prange((shards.shape[0] - 1) * num_blocks):
-        shard, block = task // num_blocks, slice(task % num_blocks * BLOCK, (task % num_blocks + 1) * BLOCK)
-        start, end = shards[shard], shards[shard + 1]
-        size = max(end - start, 1)
-        mean_k, variance_k, inv_std_k = mean[shard, block], variance[shard, block], inv_std[shard, block]
-        gamma_k, beta_k = gamma[block], beta[block]
-        for c in range(mean_k.size):
-            mean_k[c] = variance_k[c] = 0
-        for n in range(start, end):
-            x_n = x[n, block]
-            for c in range(x_n.size):
-                x_nc = np.float64(x_n[c])
-                mean_k[c] += x_nc
-                variance_k[c] += x_nc * x_nc
-        for c in range(mean_k.size):
-            mu = mean_k[c] / size
+    for shard in prange(mean.shape[0]):
+        first, last = first_parts[shard], first_parts[shard + 1]
+        size = parts[first, 3] if first < last else 1
+        for c in range(mean.shape[1]):
+            total = squares = 0.0
+            for part in range(first, last):
+                total += sums[part, 0, c]
+                squares += sums[part, 1, c]
+            mu = total / size
             # In float64 the difference keeps enough digits: squares of float32 numbers are exact there.
-            sigma2 = variance_k[c] / size - mu * mu
+            sigma2 = squares / size - mu * mu
             sigma2 = 0.0 if sigma2 < 0 else sigma2
-            mean_k[c] = np.float32(mu)
-            variance_k[c] = np.float32(sigma2 * size / max(size - 1, 1))
-            inv_std_k[c] = 1 / np.sqrt(sigma2 + eps)
-        for n in range(start, end):
-            x_n, y_n = x[n, block], y[n, block]
-            for c in range(x_n.size):
-                y_nc = gamma_k[c] * ((x_n[c] - np.float32(mean_k[c])) * inv_std_k[c]) + beta_k[c]
+            mean[shard, c] = mu
+            variance[shard, c] = sigma2 * size / max(size - 1, 1)
+            inv_std[shard, c] = 1 / np.sqrt(sigma2 + eps)
+
+
+@kernel
+def batchnorm_normalise(
+    x: Float32, parts: Int64, gamma: Float32, beta: Float32, mean: Float32, inv_std: Float32, relu: bool, y: Float32
+) -> None:
+    """Write y = gamma (x - mean) inv_std + beta, or its ReLU.
+
+    Args:
+        x: (N, C) float32.
+        parts: (P, 4) int64, from `cut_shards`.
+        gamma: (C,) float32, factor.
+        beta: (C,) float32, offset.
+        mean: (S, C) float32, of each shard in training; the running mean of one shard in evaluation.
+        inv_std: (S, C) float32, likewise 1 / sqrt(variance + eps).
+        relu: whether y is max(., 0) of it; a NaN stays a NaN.
+        y: (N, C) float32, overwritten.
+
+    Source: Ioffe and Szegedy, Algorithms 1 and 2.
+    """
+    for part in prange(parts.shape[0]):
+        mean_k, inv_std_k = mean[parts[part, 2]], inv_std[parts[part, 2]]
+        for n in range(parts[part, 0], parts[part, 1]):
+            x_n, y_n = x[n], y[n]
+            for c in range(gamma.size):
+                y_nc = gamma[c] * ((x_n[c] - mean_k[c]) * inv_std_k[c]) + beta[c]
                 y_n[c] = ZERO if relu and y_nc <= ZERO else y_nc
 
 
 @kernel
-def batchnorm_backward(
-    x: Float32,
-    dy: Float32,
-    shards: Int64,
-    gamma: Float32,
-    mean: Float64,
-    inv_std: Float32,
-    masked: bool,
-    dx: Float32,
-    dgamma: Float64,
-    dbeta: Float64,
-) -> None:
-    """Write dx and each shard's leaf gradients by gamma and beta.
-
-    With x^ = (x - mean) inv_std and n rows in the shard: dbeta = sum dy; dgamma = sum dy x^;
-    dx = gamma inv_std (dy - dbeta / n - x^ dgamma / n).
+def batchnorm_backward_sums(x: Float32, dy: Float32, parts: Int64, mean: Float32, sums: Float64) -> None:
+    """Write sum dy and sum dy (x - mean) over the rows of each part.
 
     Args:
         x: (N, C) float32.
         dy: (N, C) float32.
-        shards: (S + 1,) int64, as in the forward pass.
-        gamma: (C,) float32.
-        mean: (S, C) float64, from the forward pass.
-        inv_std: (S, C) float32, from the forward pass.
-        masked: whether x is the output of a ReLU whose derivative is to be applied: dx only where x > 0.
-        dx: (N, C) float32, overwritten.
-        dgamma: (S, C) float64, overwritten with sums rounded to float32; zero for an empty shard.
-        dbeta: (S, C) float64, likewise.
-
-    Source: Ioffe and Szegedy, section 3, the gradients by x, gamma and beta put together.
+        parts: (P, 4) int64, from `cut_shards`.
+        mean: (S, C) float32, from the forward pass.
+        sums: (P, 2, C) float64, overwritten.
     """
     C = x.shape[1]
-    num_blocks = (C + BLOCK - 1) // BLOCK
-    for task in prange((shards.shape[0] - 1) * num_blocks):
-        shard, block = task // num_blocks, slice(task % num_blocks * BLOCK, (task % num_blocks + 1) * BLOCK)
-        start, end = shards[shard], shards[shard + 1]
-        share = 1.0 / max(end - start, 1)
-        mean_k, inv_std_k, gamma_k = mean[shard, block], inv_std[shard, block], gamma[block]
-        dgamma_k, dbeta_k = dgamma[shard, block], dbeta[shard, block]
-        for c in range(dgamma_k.size):
-            dgamma_k[c] = dbeta_k[c] = 0
-        for n in range(start, end):
-            x_n, dy_n = x[n, block], dy[n, block]
-            for c in range(x_n.size):
-                dy_nc = np.float64(dy_n[c])
-                dgamma_k[c] += dy_nc * (np.float64(x_n[c]) - mean_k[c])
-                dbeta_k[c] += dy_nc
-        for c in range(dgamma_k.size):
-            dgamma_k[c] = np.float32(dgamma_k[c] * inv_std_k[c])
-            dbeta_k[c] = np.float32(dbeta_k[c])
-        for n in range(start, end):
-            x_n, dy_n, dx_n = x[n, block], dy[n, block], dx[n, block]
-            for c in range(x_n.size):
-                x_hat = (x_n[c] - np.float32(mean_k[c])) * inv_std_k[c]
-                common = np.float32(dbeta_k[c] * share) + x_hat * np.float32(dgamma_k[c] * share)
-                dx_nc = gamma_k[c] * inv_std_k[c] * (dy_n[c] - common)
-                dx_n[c] = ZERO if masked and not x_n[c] > ZERO else dx_nc
+    for part in prange(parts.shape[0]):
+        start, end, mean_k = parts[part, 0], parts[part, 1], mean[parts[part, 2]]
+        total, products = sums[part, 0], sums[part, 1]
+        for c in range(C):
+            total[c] = products[c] = 0
+        for n in range(start, end - 7, 8):
+            for c in range(C):
+                dy_n = _eight(dy, n, c)
+                total[c] += _sum(dy_n)
+                products[c] += _products(dy_n, _eight(x, n, c), np.float64(mean_k[c]))
+        for n in range(end - (end - start) % 8, end):
+            for c in range(C):
+                dy_nc = np.float64(dy[n, c])
+                total[c] += dy_nc
+                products[c] += dy_nc * (np.float64(x[n, c]) - np.float64(mean_k[c]))
 
 
 @kernel
-def batchnorm_inference(
-    x: Float32, gamma: Float32, beta: Float32, mean: Float32, inv_std: Float32, relu: bool, y: Float32
+def batchnorm_gradients(sums: Float64, first_parts: Int64, inv_std: Float32, dgamma: Float32, dbeta: Float32) -> None:
+    """Write each shard's leaf gradients by gamma and beta; zeros for an empty shard.
+
+    With x^ = (x - mean) inv_std: dgamma = sum dy x^, dbeta = sum dy.
+
+    Args:
+        sums: (P, 2, C) float64, from `batchnorm_backward_sums`.
+        first_parts: (S + 1,) int64, from `cut_shards`.
+        inv_std: (S, C) float32, from the forward pass.
+        dgamma: (S, C) float32, overwritten.
+        dbeta: (S, C) float32, overwritten.
+    """
+    for shard in prange(inv_std.shape[0]):
+        for c in range(inv_std.shape[1]):
+            total = products = 0.0
+            for part in range(first_parts[shard], first_parts[shard + 1]):
+                total += sums[part, 0, c]
+                products += sums[part, 1, c]
+            dgamma[shard, c] = products * inv_std[shard, c]
+            dbeta[shard, c] = total
+
+
+@kernel
+def batchnorm_backward_input(
+    x: Float32,
+    dy: Float32,
+    parts: Int64,
+    gamma: Float32,
+    mean: Float32,
+    inv_std: Float32,
+    dgamma: Float32,
+    dbeta: Float32,
+    masked: bool,
+    dx: Float32,
 ) -> None:
-    """Write y = gamma (x - mean) inv_std + beta, or its ReLU, with statistics that are given.
+    """Write dx = gamma inv_std (dy - dbeta / n - x^ dgamma / n), n being the rows of the shard.
 
     Args:
         x: (N, C) float32.
+        dy: (N, C) float32.
+        parts: (P, 4) int64, from `cut_shards`.
         gamma: (C,) float32.
-        beta: (C,) float32.
-        mean: (C,) float32, the running mean.
-        inv_std: (C,) float32, 1 / sqrt(running variance + eps).
-        relu: whether y is max(., 0) of it; a NaN stays a NaN.
-        y: (N, C) float32, overwritten.
+        mean: (S, C) float32, from the forward pass.
+        inv_std: (S, C) float32, from the forward pass.
+        dgamma: (S, C) float32, from `batchnorm_gradients`.
+        dbeta: (S, C) float32, likewise.
+        masked: whether x is the output of a ReLU whose derivative is to be applied: dx only where x > 0.
+        dx: (N, C) float32, overwritten.
 
-    Source: Ioffe and Szegedy, Algorithm 2.
+    Source: Ioffe and Szegedy, section 3, the gradients by x, gamma and beta put together.
     """
-    for n in prange(x.shape[0]):
-        for c in range(x.shape[1]):
-            y_nc = gamma[c] * ((x[n, c] - mean[c]) * inv_std[c]) + beta[c]
-            y[n, c] = ZERO if relu and y_nc <= ZERO else y_nc
+    for part in prange(parts.shape[0]):
+        shard, share = parts[part, 2], np.float32(1 / parts[part, 3])
+        mean_k, inv_std_k, dgamma_k, dbeta_k = mean[shard], inv_std[shard], dgamma[shard], dbeta[shard]
+        for n in range(parts[part, 0], parts[part, 1]):
+            x_n, dy_n, dx_n = x[n], dy[n], dx[n]
+            for c in range(gamma.size):
+                x_hat = (x_n[c] - mean_k[c]) * inv_std_k[c]
+                common = (dbeta_k[c] + x_hat * dgamma_k[c]) * share
+                dx_nc = gamma[c] * inv_std_k[c] * (dy_n[c] - common)
+                dx_n[c] = ZERO if masked and not x_n[c] > ZERO else dx_nc

@@ -24,6 +24,7 @@ WEYL_0 = np.uint64(rng.WEYL_0)
 WEYL_1 = np.uint64(rng.WEYL_1)
 MASK_32 = np.uint64(rng.MASK_32)
 SHIFT_32 = np.uint64(32)
+ZERO = np.float32(0)
 
 
 @inline
@@ -59,14 +60,14 @@ def _dropout(
             w0, w1, w2, w3 = _philox_4x32(np.uint64(block), c1, c2, c3, key)
             f = 4 * block
             # A factor of 0 rather than a choice of 0: a NaN must survive.
-            y[s, f] = x[s, f] * (np.float32(0) if w0 < threshold else scale)
-            y[s, f + 1] = x[s, f + 1] * (np.float32(0) if w1 < threshold else scale)
-            y[s, f + 2] = x[s, f + 2] * (np.float32(0) if w2 < threshold else scale)
-            y[s, f + 3] = x[s, f + 3] * (np.float32(0) if w3 < threshold else scale)
+            y[s, f] = x[s, f] * (ZERO if w0 < threshold else scale)
+            y[s, f + 1] = x[s, f + 1] * (ZERO if w1 < threshold else scale)
+            y[s, f + 2] = x[s, f + 2] * (ZERO if w2 < threshold else scale)
+            y[s, f + 3] = x[s, f + 3] * (ZERO if w3 < threshold else scale)
         words = _philox_4x32(np.uint64(F // 4), c1, c2, c3, key)
         for word in range(F % 4):
             f = F - F % 4 + word
-            y[s, f] = x[s, f] * (np.float32(0) if words[word] < threshold else scale)
+            y[s, f] = x[s, f] * (ZERO if words[word] < threshold else scale)
 
 
 def dropout(x: Float32, seed: int, step: int, stream: int, samples: Int64, p: float, y: Float32) -> None:
@@ -106,4 +107,4 @@ def dropout_relu_backward(y: Float32, dy: Float32, scale: np.float32, dx: Float3
         dx: (N,) float32, overwritten.
     """
     for n in prange(y.shape[0]):
-        dx[n] = dy[n] * scale if y[n] > 0 else 0
+        dx[n] = dy[n] * scale if y[n] > ZERO else ZERO

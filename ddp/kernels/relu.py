@@ -6,10 +6,14 @@ The derivative at 0 is 0. The slides give both answers: "derivatives of relu" is
 
 from __future__ import annotations
 
+import numpy as np
+
 from ddp.kernels.jit import kernel, prange
 from ddp.kernels.types import Float32
 
 __all__ = ["relu_backward", "relu_forward"]
+
+ZERO = np.float32(0)  # beside an integer a float32 would go through float64
 
 
 @kernel
@@ -24,7 +28,7 @@ def relu_forward(x: Float32, y: Float32) -> None:
     """
     for n in prange(x.shape[0]):
         # Not `x if x > 0 else 0`: that would turn a NaN into 0 and hide it from the check before the update.
-        y[n] = 0 if x[n] <= 0 else x[n]
+        y[n] = ZERO if x[n] <= ZERO else x[n]
 
 
 @kernel
@@ -39,4 +43,4 @@ def relu_backward(y: Float32, dy: Float32, dx: Float32) -> None:
     Source: slide "ReLU", derivatives of relu.
     """
     for n in prange(y.shape[0]):
-        dx[n] = dy[n] if y[n] > 0 else 0
+        dx[n] = dy[n] if y[n] > ZERO else ZERO

@@ -55,48 +55,67 @@ class BatchNorm(Layer):
 
     def write_statistics(self, rows: Float32) -> None:
         """Write each shard's means, unbiased variances, and whether it has samples."""
+        assert self.shards is not None
         c, sizes = self.num_features, np.diff(self.shards)
         rows[:, :c], rows[:, c : 2 * c] = self.mean[: len(sizes)], self.variance[: len(sizes)]
         rows[:, 2 * c] = sizes > 0
 
     def build(self, input_shape: Shape, capacity: int, index: int) -> Shape:
         """Make the workspaces; those for the shards grow with the first step that has more of them."""
-        self._make_shard_workspaces(1)
-        return super().build(input_shape, capacity, index)
+        shape = super().build(input_shape, capacity, index)
+        self.shards: Int64 | None = None
+        self._make_shard_workspaces(1, 1)
+        return shape
 
     def forward(self, x: Float32, training: bool, draws: Draws) -> Float32:
         """Normalise by the shards' statistics in training, by the running ones in evaluation."""
-        y = self.y[: len(x)]
+        y, rows = self.y[: len(x)], (-1, self.num_features)
         self.x = x if training else None
+        shards = np.array([0, len(x)]) if draws.shards is None or not training else draws.shards
+        self._cut(shards, len(x))
         if training:
-            self._normalise_by_shards(x, np.array([0, len(x)]) if draws.shards is None else draws.shards, y)
-            return y
-        rows, inv_std = (-1, self.num_features), 1 / np.sqrt(self.running_var + self.eps, dtype=np.float64)
-        arguments = self.weight.value, self.bias.value, self.running_mean, inv_std.astype(np.float32)
-        batchnorm.batchnorm_inference(x.reshape(rows), *arguments, self.applies_relu, y.reshape(rows))
+            mean, inv_std = self._shards_statistics(x.reshape(rows), shards)
+        else:
+            mean = self.running_mean[None]
+            inv_std = (1 / np.sqrt(self.running_var + self.eps, dtype=np.float64)).astype(np.float32)[None]
+        arguments = self.parts, self.weight.value, self.bias.value, mean, inv_std, self.applies_relu
+        batchnorm.batchnorm_normalise(x.reshape(rows), *arguments, y.reshape(rows))
         return y
 
-    def _normalise_by_shards(self, x: Float32, shards: Int64, y: Float32) -> None:
-        """Write y, and the shards' statistics."""
-        assert shards[-1] == len(x), "the shards are not those of this batch"
-        self.shards = shards * int(np.prod(self.input_shape[:-1]))
-        rows, num_shards = (-1, self.num_features), len(shards) - 1
-        if num_shards > len(self.mean):
-            self._make_shard_workspaces(num_shards)
-        statistics = self.mean[:num_shards], self.variance[:num_shards], self.inv_std[:num_shards]
-        parameters = self.weight.value, self.bias.value, self.eps, self.applies_relu
-        batchnorm.batchnorm_forward(x.reshape(rows), self.shards, *parameters, y.reshape(rows), *statistics)
+    def _cut(self, shards: Int64, num_samples: int) -> None:
+        """Cut the shards into the kernels' tasks, unless they are those of the last step."""
+        assert shards[-1] == num_samples, "the shards are not those of this batch"
+        if self.shards is not None and np.array_equal(shards, self.shards):
+            return
+        self.shards = shards.copy()
+        pixels = int(np.prod(self.input_shape[:-1]))
+        self.parts, self.first_parts = batchnorm.cut_shards(shards * pixels, self.num_features)
+        if len(shards) - 1 > len(self.mean) or len(self.parts) > len(self.sums):
+            self._make_shard_workspaces(max(len(shards) - 1, len(self.mean)), max(len(self.parts), len(self.sums)))
+
+    def _shards_statistics(self, x: Float32, shards: Int64) -> tuple[Float32, Float32]:
+        """Means and 1 / standard deviations of each shard."""
+        num_shards = len(shards) - 1
+        mean, variance, inv_std = self.mean[:num_shards], self.variance[:num_shards], self.inv_std[:num_shards]
+        batchnorm.batchnorm_forward_sums(x, self.parts, self.sums)
+        batchnorm.batchnorm_statistics(self.sums, self.parts, self.first_parts, self.eps, mean, variance, inv_std)
+        return mean, inv_std
 
     def backward(self, dy: Float32, shards: Int64, input_gradient: bool) -> Float32:
         """Compute the gradients by weight, bias and x, for the shards of the forward pass."""
         assert self.x is not None, "backward needs a forward in training before it"
+        assert self.shards is not None
         dx, rows, num_shards = self.dx[: len(dy)], (-1, self.num_features), len(self.shards) - 1
-        statistics = self.mean[:num_shards], self.inv_std[:num_shards]
+        x, dy, parts = self.x.reshape(rows), dy.reshape(rows), self.parts
+        mean, inv_std = self.mean[:num_shards], self.inv_std[:num_shards]
         leaves = self.weight_leaves[:num_shards], self.bias_leaves[:num_shards]
-        arguments = self.shards, self.weight.value, *statistics, self.masks_input, dx.reshape(rows), *leaves
-        batchnorm.batchnorm_backward(self.x.reshape(rows), dy.reshape(rows), *arguments)
+        batchnorm.batchnorm_backward_sums(x, dy, parts, mean, self.sums)
+        batchnorm.batchnorm_gradients(self.sums, self.first_parts, inv_std, *leaves)
         for tensor, leaf in zip((self.weight, self.bias), leaves, strict=True):
             sum_leaves(leaf, *tensor.sum())
+        if input_gradient:
+            arguments = parts, self.weight.value, mean, inv_std, *leaves, self.masks_input
+            batchnorm.batchnorm_backward_input(x, dy, *arguments, dx.reshape(rows))
         return dx
 
     def update_statistics(self, rows: Float32) -> None:
@@ -109,11 +128,11 @@ class BatchNorm(Layer):
             running[:] = (1 - self.momentum) * running.astype(np.float64) + self.momentum * (total / num_shards)
         self.num_batches_tracked += 1
 
-    def _make_shard_workspaces(self, num_shards: int) -> None:
+    def _make_shard_workspaces(self, num_shards: int, num_parts: int) -> None:
         shape = (num_shards, self.num_features)
-        self.mean, self.variance = np.empty(shape, np.float64), np.empty(shape, np.float64)
-        self.weight_leaves, self.bias_leaves = np.empty(shape, np.float64), np.empty(shape, np.float64)
-        self.inv_std = np.empty(shape, np.float32)
+        self.mean, self.variance, self.inv_std = (np.empty(shape, np.float32) for _ in range(3))
+        self.weight_leaves, self.bias_leaves = (np.empty(shape, np.float32) for _ in range(2))
+        self.sums = np.empty((num_parts, 2, self.num_features), np.float64)
 
 
 class BatchNorm1d(BatchNorm):

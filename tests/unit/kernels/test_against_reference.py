@@ -10,6 +10,7 @@ as NaN, so an element left unwritten, or added to, fails.
 from __future__ import annotations
 
 import itertools
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -163,10 +164,16 @@ def batchnorm_case(draw):
     x, dy, gamma, beta = values(N, C) + np.float32(centre), values(N, C), values(C), values(C)
     shards, is_relu, is_masked = draw_shards(draw, N), draw(st.booleans()), draw(st.booleans())
     S = len(shards) - 1
-    y, dx, inv_std = out(N, C), out(N, C), out(S, C)
-    mean, variance, dgamma, dbeta = (out(S, C, dtype=np.float64) for _ in range(4))
-    batchnorm.batchnorm_forward(x, shards, gamma, beta, eps, is_relu, y, mean, variance, inv_std)
-    batchnorm.batchnorm_backward(x, dy, shards, gamma, mean, inv_std, is_masked, dx, dgamma, dbeta)
+    with mock.patch.object(batchnorm, "PART", draw(st.sampled_from([1, 1000, batchnorm.PART]))):
+        parts, first_parts = batchnorm.cut_shards(shards, C)
+    y, dx, sums = out(N, C), out(N, C), out(len(parts), 2, C, dtype=np.float64)
+    mean, variance, inv_std, dgamma, dbeta = (out(S, C) for _ in range(5))
+    batchnorm.batchnorm_forward_sums(x, parts, sums)
+    batchnorm.batchnorm_statistics(sums, parts, first_parts, eps, mean, variance, inv_std)
+    batchnorm.batchnorm_normalise(x, parts, gamma, beta, mean, inv_std, is_relu, y)
+    batchnorm.batchnorm_backward_sums(x, dy, parts, mean, sums)
+    batchnorm.batchnorm_gradients(sums, first_parts, inv_std, dgamma, dbeta)
+    batchnorm.batchnorm_backward_input(x, dy, parts, gamma, mean, inv_std, dgamma, dbeta, is_masked, dx)
     results = []
     for shard, (first, end) in enumerate(itertools.pairwise(shards)):
         if first == end:
@@ -218,7 +225,8 @@ def batchnorm_inference_case(draw):
     x, gamma, beta, mean, variance = values(N, C), values(C), values(C), values(C), np.abs(values(C))
     is_relu, y = draw(st.booleans()), out(N, C)
     inv_std = (1 / np.sqrt(variance.astype(np.float64) + 1e-5)).astype(np.float32)
-    batchnorm.batchnorm_inference(x, gamma, beta, mean, inv_std, is_relu, y)
+    parts, _ = batchnorm.cut_shards(np.array([0, N]), C)
+    batchnorm.batchnorm_normalise(x, parts, gamma, beta, mean[None], inv_std[None], is_relu, y)
     arguments = f64(x, gamma, beta, mean, variance)
     expected = reference.batchnorm_inference(*arguments, 1e-5)
     magnitude = np.abs(gamma) * np.abs(x - mean) * inv_std + np.abs(beta)

@@ -100,7 +100,6 @@ BY_SAMPLE = [
         ),
     ),
     (conv2d.pad_image, lambda: (f(BATCH, 9, 8, 5), 2, f(BATCH, 13, 12, 5))),
-    (batchnorm.batchnorm_inference, lambda: (f(BATCH, 18), f(18), f(18), f(18), f(18), True, f(BATCH, 18))),
     (relu.relu_forward, lambda: (f(NUMBERS), f(NUMBERS))),
     (relu.relu_backward, lambda: (f(NUMBERS), f(NUMBERS), f(NUMBERS))),
     (
@@ -153,20 +152,36 @@ OVER_SAMPLES = [
     (winograd.evaluate_weight, lambda: (f(3, 3, 5, 18), points(4, 5, 18))),
     (conv2d.turn_weight, lambda: (f(3, 3, 5, 18), f(3, 3, 18, 5))),
 ]
-# These act on each shard by itself: arrays of two axes have a row for each sample or for each of the 4 shards.
-BY_SHARD = [
+# Rows of four shards, in parts of three rows; P parts.
+ROWS, ROW_SHARDS = 41, np.array([0, 12, 12, 13, 41])
+PARTS = np.array([[n, min(n + 3, end), shard, end - start] for shard, (start, end) in enumerate(
+    itertools.pairwise(ROW_SHARDS.tolist())) for n in range(start, end, 3)])  # fmt: skip
+FIRST_PARTS = np.searchsorted(PARTS[:, 2], np.arange(5)).astype(np.int64)
+P = len(PARTS)
+BATCHNORM = [
+    (batchnorm.batchnorm_forward_sums, lambda: (f(ROWS, 131), PARTS, d(P, 2, 131))),
     (
-        batchnorm.batchnorm_forward,
-        lambda: (f(BATCH, 131), SHARDS, f(131), f(131), 1e-5, True, f(BATCH, 131), d(4, 131), d(4, 131), f(4, 131)),
+        batchnorm.batchnorm_statistics,
+        lambda: (d(P, 2, 131), PARTS, FIRST_PARTS, 1e-5, f(4, 131), f(4, 131), f(4, 131)),
     ),
     (
-        batchnorm.batchnorm_backward,
+        batchnorm.batchnorm_normalise,
+        lambda: (f(ROWS, 131), PARTS, f(131), f(131), f(4, 131), f(4, 131), True, f(ROWS, 131)),
+    ),
+    (
+        batchnorm.batchnorm_backward_sums,
+        lambda: (f(ROWS, 131), f(ROWS, 131), PARTS, f(4, 131), d(P, 2, 131)),
+    ),
+    (batchnorm.batchnorm_gradients, lambda: (d(P, 2, 131), FIRST_PARTS, f(4, 131), f(4, 131), f(4, 131))),
+    (
+        batchnorm.batchnorm_backward_input,
         lambda: (
-            f(BATCH, 131), f(BATCH, 131), SHARDS, f(131), d(4, 131), f(4, 131), True,
-            f(BATCH, 131), d(4, 131), d(4, 131),
+            *(f(ROWS, 131), f(ROWS, 131), PARTS, f(131)),
+            *(f(4, 131), f(4, 131), f(4, 131), f(4, 131)),
+            *(True, f(ROWS, 131)),
         ),
     ),
-]  # fmt: skip
+]
 OTHERS = [
     (sum_shards, lambda: (f(BATCH), SHARDS, d(4))),
     (
@@ -174,7 +189,7 @@ OTHERS = [
         lambda: (f(NUMBERS), f(NUMBERS), f(NUMBERS), BLOCKS, SCALE * f(2), SCALE, SCALE, True, SCALE, d(len(BLOCKS))),
     ),
 ]
-CALLS = [*BY_SAMPLE, *OVER_SAMPLES, *BY_SHARD, *OTHERS]
+CALLS = [*BY_SAMPLE, *OVER_SAMPLES, *BATCHNORM, *OTHERS]
 KERNELS = [pytest.param(*call, id=call[0].__name__) for call in CALLS]
 
 
@@ -245,22 +260,39 @@ def test_a_shard_gives_the_same_bits_wherever_it_is_computed(kernel, make):
     assert np.int32(found.max()).view(np.float32) == max(leaves)
 
 
-@pytest.mark.parametrize(("kernel", "make"), BY_SHARD)
-def test_a_shard_is_normalised_alike_wherever_it_is_computed(kernel, make):
+def normalised(x, dy, gamma, beta, shards):
+    """Both directions of batch normalisation: by rows, then by shards."""
+    parts, first_parts = batchnorm.cut_shards(shards, x.shape[1])
+    y, dx, sums = np.empty_like(x), np.empty_like(x), np.empty((len(parts), 2, x.shape[1]))
+    mean, variance, inv_std, dgamma, dbeta = np.empty((5, len(shards) - 1, x.shape[1]), np.float32)
+    batchnorm.batchnorm_forward_sums(x, parts, sums)
+    batchnorm.batchnorm_statistics(sums, parts, first_parts, 1e-5, mean, variance, inv_std)
+    batchnorm.batchnorm_normalise(x, parts, gamma, beta, mean, inv_std, True, y)
+    batchnorm.batchnorm_backward_sums(x, dy, parts, mean, sums)
+    batchnorm.batchnorm_gradients(sums, first_parts, inv_std, dgamma, dbeta)
+    batchnorm.batchnorm_backward_input(x, dy, parts, gamma, mean, inv_std, dgamma, dbeta, True, dx)
+    return (y, dx), (mean, variance, inv_std, dgamma, dbeta)
+
+
+@pytest.mark.parametrize("part", [1, 600, batchnorm.PART])
+def test_a_shard_is_normalised_alike_wherever_it_is_computed(part, monkeypatch):
     """All shards in one sweep, and each by itself: activations, statistics and leaf gradients have the same bits."""
-    original = make()
-    together, num_shards = copies(original), len(SHARDS) - 1
-    kernel(*together)
-    for shard, (first, last) in enumerate(itertools.pairwise(SHARDS)):
-        own = {BATCH: slice(first, last), num_shards: slice(shard, shard + 1)}
-        alone = [a[own[len(a)]].copy() if np.ndim(a) == 2 else a for a in original]
-        alone = [np.array([0, last - first]) if a is SHARDS else a for a in alone]
-        kernel(*alone)
-        for whole, part in zip(together, alone, strict=True):
-            if np.ndim(part) == 2:
-                assert whole[own[len(whole)]].tobytes() == part.tobytes()
-    leaves = together[-2:] if kernel is batchnorm.batchnorm_backward else together[-3:]
-    assert all(np.array_equal(leaf, leaf.astype(np.float32)) for leaf in leaves)
+    monkeypatch.setattr(batchnorm, "PART", part)
+    x, dy, gamma, beta = f(ROWS, 131), f(ROWS, 131), f(131), f(131)
+    rows, leaves = normalised(x, dy, gamma, beta, ROW_SHARDS)
+    for shard, (first, last) in enumerate(itertools.pairwise(ROW_SHARDS)):
+        own_rows, own_leaves = normalised(x[first:last], dy[first:last], gamma, beta, np.array([0, last - first]))
+        assert all(a[first:last].tobytes() == b.tobytes() for a, b in zip(rows, own_rows, strict=True))
+        assert all(a[shard].tobytes() == b[0].tobytes() for a, b in zip(leaves, own_leaves, strict=True))
+
+
+def test_shards_are_cut_from_their_beginnings(monkeypatch):
+    monkeypatch.setattr(batchnorm, "PART", 20)
+    parts, first_parts = batchnorm.cut_shards(np.array([0, 0, 5, 12, 12]), 7)
+    assert parts.tolist() == [[0, 2, 1, 5], [2, 4, 1, 5], [4, 5, 1, 5]] + [[n, n + 2, 2, 7] for n in (5, 7, 9)] + [
+        [11, 12, 2, 7]
+    ]
+    assert first_parts.tolist() == [0, 0, 3, 7, 7]
 
 
 @pytest.mark.parametrize(("kernel", "make"), KERNELS)

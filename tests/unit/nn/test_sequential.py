@@ -278,6 +278,14 @@ def test_a_batch_that_fits_reuses_the_workspaces() -> None:
     assert not np.shares_memory(first, model.forward(random(1, 6, 2, 5, 7), training=True))
 
 
+def test_workspaces_begin_with_a_cache_line() -> None:
+    model = small_cnn()
+    model.build((2, 5, 7), 3)
+    workspaces = [a for layer in model.layers for a in (layer.y, layer.dx) if a.size]
+    assert len(workspaces) == 2 * (len(model.layers) - 1)  # Flatten has none
+    assert all(a.ctypes.data % 64 == 0 for a in workspaces)
+
+
 @pytest.mark.parametrize(
     ("layers", "shape", "message"),
     [
