@@ -9,7 +9,8 @@
     python -m launch run -n 4 -- --model.hidden '[64,64]'  # the same, with cores and threads arranged
 
 Every field of the configuration is an option, `--SECTION.FIELD VALUE`; `--help` lists them.
-Exit codes: 0 done; 2 the user's mistake; 3 the loss or a gradient became non-finite; 4 a rank or the network failed.
+Exit codes: 0 done; 2 the user's mistake; 3 the loss or a gradient became non-finite; 4 a rank or the network failed, or
+the ranks' parameters differ.
 """
 
 from __future__ import annotations
