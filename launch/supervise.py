@@ -28,8 +28,11 @@ def run(
     environment: Mapping[str, str],
     grace_s: float = GRACE_S,
     output: IO[bytes] | None = None,
+    errors: IO[bytes] | None = None,
 ) -> int:
-    """Run `command` to its end in this environment and return its exit code; its output goes to `output`, if given.
+    """Run `command` to its end in this environment and return its exit code.
+
+    Its standard output goes to `output` and its standard error to `errors`, or where the launcher's own go.
 
     A child killed by signal n counts as 128 + n. SIGINT, SIGTERM and SIGHUP are passed on; what still runs
     `grace_s` seconds later, or at the second such signal, is killed, and 128 plus the first signal is
@@ -47,7 +50,7 @@ def run(
             env=dict(environment),
             stdin=subprocess.DEVNULL,
             stdout=output,
-            stderr=None if output is None else subprocess.STDOUT,
+            stderr=errors,
             start_new_session=True,
         )
         job.started(child.pid)

@@ -78,13 +78,13 @@ class Job:
         Raises:
             UsageError: if it refuses them.
         """
-        code, said = self._start(Point(1, 1), ["--print-config"], {}, self.folder / "config.txt")
+        code, output, errors = self._start(Point(1, 1), ["--print-config"], {}, self.folder / "config")
         try:
             if code == 0:
-                return tomllib.loads(said)
+                return tomllib.loads(output)
         except tomllib.TOMLDecodeError:
             pass
-        sys.stderr.write(_tail(said) + "\n")
+        sys.stderr.write(_tail(output + errors) + "\n")
         raise UsageError(f"the trainer shows no configuration but the lines above, with exit code {code}")
 
     def run(self, point: Point, arguments: Sequence[str]) -> Outcome:
@@ -92,13 +92,14 @@ class Job:
         name = f"ranks-{point.ranks}-threads-{point.threads}"
         log = self.folder / f"{name}.jsonl"
         own = ("--threads", str(point.threads), "--output.dir", str(self.folder), "--output.name", name, *NO_FILES)
-        code, said = self._start(point, [*arguments, *own], {"DDP_PARAMETER_LOG": str(log)}, log.with_suffix(".txt"))
-        return Outcome(point, code, read_trajectory(log), said)
+        variables = {"DDP_PARAMETER_LOG": str(log)}
+        code, output, errors = self._start(point, [*arguments, *own], variables, log.with_suffix(""))
+        return Outcome(point, code, read_trajectory(log), output + errors)
 
     def _start(
-        self, point: Point, arguments: Sequence[str], variables: Mapping[str, str], output: Path
-    ) -> tuple[int, str]:
-        """Run the program through mpirun, even on one rank; its exit code and what it said.
+        self, point: Point, arguments: Sequence[str], variables: Mapping[str, str], stem: Path
+    ) -> tuple[int, str, str]:
+        """Run the program through mpirun, even on one rank; its exit code, output and errors.
 
         Raises:
             Interrupted: after a signal.
@@ -114,15 +115,16 @@ class Job:
             exported=environment,
             as_root=os.geteuid() == 0,
         )
-        with output.open("wb") as file:
-            code = supervise.run(command, {**os.environ, **environment}, output=file)
+        texts = stem.with_suffix(".out"), stem.with_suffix(".err")
+        with texts[0].open("wb") as output, texts[1].open("wb") as errors:
+            code = supervise.run(command, {**os.environ, **environment}, output=output, errors=errors)
         if code in _STOPPED:
             raise Interrupted(code)
-        said = output.read_text(errors="replace")
-        mistakes = [line.removeprefix("error: ") for line in said.splitlines() if line.startswith("error: ")]
+        out, err = (path.read_text(errors="replace") for path in texts)
+        mistakes = [line.removeprefix("error: ") for line in err.splitlines() if line.startswith("error: ")]
         if code == 2 and mistakes:
             raise UsageError(mistakes[0])
-        return code, said
+        return code, out, err
 
 
 def run(

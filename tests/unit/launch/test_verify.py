@@ -30,6 +30,7 @@ if "--print-config" in arguments:
     if "--wrong" in arguments:
         sys.stderr.write("error: --wrong: use right\n")
         sys.exit(2)
+    sys.stderr.write("a warning of the MPI library\n")
     print('[model]\nname = "m"\n[data]\nname = "d"\n[batch]\nsize = 6\nshards = 2\n[comm]\nexact = true')
     sys.exit(0)
 def value(name):
