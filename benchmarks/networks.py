@@ -21,4 +21,5 @@ class Network:
 NETWORKS = (
     Network("mlp", {"name": "mlp", "hidden": (512, 512)}, (1, 28, 28)),
     Network("mnist_cnn", {"name": "mnist_cnn", "dropout": True}, (1, 28, 28)),
+    Network("vgg11", {"name": "vgg", "depth": 11}, (3, 32, 32)),
 )

@@ -60,15 +60,20 @@ class Setting:
     entries: tuple[Entry, ...]
 
 
-ONE_PROCESS = (
+OUR_VARIANTS = (
     Entry(OURS, "ddp_trainer"),
+    Entry(f"{OURS}, direct convolutions", "ddp_trainer", "direct", images_only=True),
+    Entry(f"{OURS}, float32 sums", "ddp_trainer", "float32 sums"),
+)
+ONE_PROCESS = (
+    *OUR_VARIANTS,
     Entry("PyTorch, eager", "pytorch", "eager"),
     Entry("PyTorch, eager, channels-last", "pytorch", "channels-last", images_only=True),
     Entry("PyTorch, torch.compile", "pytorch", "compile"),
     Entry("JAX, jit", "jax_jit"),
 )
 TWO_RANKS = (
-    Entry(OURS, "ddp_trainer"),
+    *OUR_VARIANTS,
     Entry("PyTorch DDP, gloo", "pytorch", "eager"),
     Entry("PyTorch DDP, gloo, channels-last", "pytorch", "channels-last", images_only=True),
 )

@@ -6,6 +6,13 @@ from typing import Any
 
 from benchmarks.contestants.task import LEARNING_RATE, MOMENTUM, SAMPLES, Task
 
+VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    "": {},
+    "direct": {"model": {"convolution": "direct"}},
+    "float32 sums": {"comm": {"exact": False}},
+}
+"""What is configured besides the network, by section."""
+
 
 class Contestant:
     """A trainer that is ready to step; built on all ranks at once."""
@@ -27,7 +34,8 @@ class Contestant:
         world = World()
         self.trainer = Trainer(
             config.Config(
-                model=config.ModelConfig(**task.network.model),
+                model=config.ModelConfig(**task.network.model, **VARIANTS[task.variant].get("model", {})),
+                comm=config.CommConfig(**VARIANTS[task.variant].get("comm", {})),
                 data=data,
                 batch=config.BatchConfig(size=task.batch),
                 optimizer=config.OptimizerConfig(lr=LEARNING_RATE, momentum=MOMENTUM),

@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 PART = 32_768  # elements of a part: 128 KB, many to a large layer and one to a small layer's shard
+BLOCK = 64  # channels of a task that goes over all shards: whole cache lines
 ZERO = np.float32(0)
 Eight = tuple[float, float, float, float, float, float, float, float]
 
@@ -104,44 +105,59 @@ def batchnorm_forward_sums(x: Float32, parts: Int64, sums: Float64) -> None:
                 squares[c] += x_nc * x_nc
 
 
+@inline
+def _add_parts(sums: Float64, first: int, last: int, c: int, end: int) -> None:
+    """Add a shard's parts to its first one, in their order, for channels c to end - 1."""
+    for part in range(first + 1, last):
+        for k in range(c, end):
+            sums[first, 0, k] += sums[part, 0, k]
+            sums[first, 1, k] += sums[part, 1, k]
+
+
 @kernel
 def batchnorm_statistics(
-    sums: Float64, parts: Int64, first_parts: Int64, eps: float, mean: Float32, variance: Float32, inv_std: Float32
+    sums: Float64,
+    parts: Int64,
+    first_parts: Int64,
+    eps: float,
+    mean: Float64,
+    variance: Float32,
+    inv_std: Float32,
 ) -> None:
-    """Write each shard's mean and variance; zeros for an empty shard.
+    """Write each shard's mean and variance, zeros for an empty shard.
 
     Args:
-        sums: (P, 2, C) float64, from `batchnorm_forward_sums`.
+        sums: (P, 2, C) float64, from `batchnorm_forward_sums`; overwritten.
         parts: (P, 4) int64, from `cut_shards`.
         first_parts: (S + 1,) int64, from `cut_shards`.
         eps: added to the variance.
-        mean: (S, C) float32, overwritten.
+        mean: (S, C) float64, overwritten with means rounded to float32.
         variance: (S, C) float32, overwritten with unbiased variances (sum of squares / (n - 1), for the running
             statistics); 0 for a shard of one row or none.
         inv_std: (S, C) float32, overwritten with 1 / sqrt(v + eps), v being sum of squares / n.
 
     Source: Ioffe and Szegedy, Algorithm 1.
     """
-    for shard in prange(mean.shape[0]):
-        first, last = first_parts[shard], first_parts[shard + 1]
-        size = parts[first, 3] if first < last else 1
-        for c in range(mean.shape[1]):
-            total = squares = 0.0
-            for part in range(first, last):
-                total += sums[part, 0, c]
-                squares += sums[part, 1, c]
-            mu = total / size
-            # In float64 the difference keeps enough digits: squares of float32 numbers are exact there.
-            sigma2 = squares / size - mu * mu
-            sigma2 = 0.0 if sigma2 < 0 else sigma2
-            mean[shard, c] = mu
-            variance[shard, c] = sigma2 * size / max(size - 1, 1)
-            inv_std[shard, c] = 1 / np.sqrt(sigma2 + eps)
+    S, C = mean.shape
+    for block in prange((C + BLOCK - 1) // BLOCK):
+        start, end = block * BLOCK, min(block * BLOCK + BLOCK, C)
+        for shard in range(S):
+            first, last = first_parts[shard], first_parts[shard + 1]
+            size = parts[first, 3] if first < last else 0
+            _add_parts(sums, first, last, start, end)
+            for c in range(start, end):
+                mu = sums[first, 0, c] / size if size > 0 else 0.0
+                # In float64 the difference keeps enough digits: squares of float32 numbers are exact there.
+                sigma2 = sums[first, 1, c] / size - mu * mu if size > 0 else 0.0
+                sigma2 = 0.0 if sigma2 < 0 else sigma2
+                mean[shard, c] = np.float32(mu)
+                variance[shard, c] = sigma2 * size / max(size - 1, 1)
+                inv_std[shard, c] = 1 / np.sqrt(sigma2 + eps)
 
 
 @kernel
 def batchnorm_normalise(
-    x: Float32, parts: Int64, gamma: Float32, beta: Float32, mean: Float32, inv_std: Float32, relu: bool, y: Float32
+    x: Float32, parts: Int64, gamma: Float32, beta: Float32, mean: Float64, inv_std: Float32, relu: bool, y: Float32
 ) -> None:
     """Write y = gamma (x - mean) inv_std + beta, or its ReLU.
 
@@ -150,7 +166,7 @@ def batchnorm_normalise(
         parts: (P, 4) int64, from `cut_shards`.
         gamma: (C,) float32, factor.
         beta: (C,) float32, offset.
-        mean: (S, C) float32, of each shard in training; the running mean of one shard in evaluation.
+        mean: (S, C) float64, of each shard in training; the running mean of one shard in evaluation.
         inv_std: (S, C) float32, likewise 1 / sqrt(variance + eps).
         relu: whether y is max(., 0) of it; a NaN stays a NaN.
         y: (N, C) float32, overwritten.
@@ -162,19 +178,20 @@ def batchnorm_normalise(
         for n in range(parts[part, 0], parts[part, 1]):
             x_n, y_n = x[n], y[n]
             for c in range(gamma.size):
-                y_nc = gamma[c] * ((x_n[c] - mean_k[c]) * inv_std_k[c]) + beta[c]
+                # The mean's conversion halves the vectors: whole-line stores to memory took nearly twice as long.
+                y_nc = gamma[c] * ((x_n[c] - np.float32(mean_k[c])) * inv_std_k[c]) + beta[c]
                 y_n[c] = ZERO if relu and y_nc <= ZERO else y_nc
 
 
 @kernel
-def batchnorm_backward_sums(x: Float32, dy: Float32, parts: Int64, mean: Float32, sums: Float64) -> None:
+def batchnorm_backward_sums(x: Float32, dy: Float32, parts: Int64, mean: Float64, sums: Float64) -> None:
     """Write sum dy and sum dy (x - mean) over the rows of each part.
 
     Args:
         x: (N, C) float32.
         dy: (N, C) float32.
         parts: (P, 4) int64, from `cut_shards`.
-        mean: (S, C) float32, from the forward pass.
+        mean: (S, C) float64, from the forward pass.
         sums: (P, 2, C) float64, overwritten.
     """
     C = x.shape[1]
@@ -187,35 +204,42 @@ def batchnorm_backward_sums(x: Float32, dy: Float32, parts: Int64, mean: Float32
             for c in range(C):
                 dy_n = _eight(dy, n, c)
                 total[c] += _sum(dy_n)
-                products[c] += _products(dy_n, _eight(x, n, c), np.float64(mean_k[c]))
+                products[c] += _products(dy_n, _eight(x, n, c), mean_k[c])
         for n in range(end - (end - start) % 8, end):
             for c in range(C):
                 dy_nc = np.float64(dy[n, c])
                 total[c] += dy_nc
-                products[c] += dy_nc * (np.float64(x[n, c]) - np.float64(mean_k[c]))
+                products[c] += dy_nc * (np.float64(x[n, c]) - mean_k[c])
 
 
 @kernel
-def batchnorm_gradients(sums: Float64, first_parts: Int64, inv_std: Float32, dgamma: Float32, dbeta: Float32) -> None:
-    """Write each shard's leaf gradients by gamma and beta; zeros for an empty shard.
+def batchnorm_gradients(
+    sums: Float64,
+    first_parts: Int64,
+    inv_std: Float32,
+    dgamma: Float32,
+    dbeta: Float32,
+) -> None:
+    """Write each shard's leaf gradients by gamma and beta, zeros for an empty shard.
 
     With x^ = (x - mean) inv_std: dgamma = sum dy x^, dbeta = sum dy.
 
     Args:
-        sums: (P, 2, C) float64, from `batchnorm_backward_sums`.
+        sums: (P, 2, C) float64, from `batchnorm_backward_sums`; overwritten.
         first_parts: (S + 1,) int64, from `cut_shards`.
         inv_std: (S, C) float32, from the forward pass.
         dgamma: (S, C) float32, overwritten.
         dbeta: (S, C) float32, overwritten.
     """
-    for shard in prange(inv_std.shape[0]):
-        for c in range(inv_std.shape[1]):
-            total = products = 0.0
-            for part in range(first_parts[shard], first_parts[shard + 1]):
-                total += sums[part, 0, c]
-                products += sums[part, 1, c]
-            dgamma[shard, c] = products * inv_std[shard, c]
-            dbeta[shard, c] = total
+    S, C = inv_std.shape
+    for block in prange((C + BLOCK - 1) // BLOCK):
+        start, end = block * BLOCK, min(block * BLOCK + BLOCK, C)
+        for shard in range(S):
+            first, last = first_parts[shard], first_parts[shard + 1]
+            _add_parts(sums, first, last, start, end)
+            for c in range(start, end):
+                dgamma[shard, c] = sums[first, 1, c] * inv_std[shard, c] if first < last else 0.0
+                dbeta[shard, c] = sums[first, 0, c] if first < last else 0.0
 
 
 @kernel
@@ -224,7 +248,7 @@ def batchnorm_backward_input(
     dy: Float32,
     parts: Int64,
     gamma: Float32,
-    mean: Float32,
+    mean: Float64,
     inv_std: Float32,
     dgamma: Float32,
     dbeta: Float32,
@@ -238,7 +262,7 @@ def batchnorm_backward_input(
         dy: (N, C) float32.
         parts: (P, 4) int64, from `cut_shards`.
         gamma: (C,) float32.
-        mean: (S, C) float32, from the forward pass.
+        mean: (S, C) float64, from the forward pass.
         inv_std: (S, C) float32, from the forward pass.
         dgamma: (S, C) float32, from `batchnorm_gradients`.
         dbeta: (S, C) float32, likewise.
@@ -253,7 +277,7 @@ def batchnorm_backward_input(
         for n in range(parts[part, 0], parts[part, 1]):
             x_n, dy_n, dx_n = x[n], dy[n], dx[n]
             for c in range(gamma.size):
-                x_hat = (x_n[c] - mean_k[c]) * inv_std_k[c]
+                x_hat = (x_n[c] - np.float32(mean_k[c])) * inv_std_k[c]
                 common = (dbeta_k[c] + x_hat * dgamma_k[c]) * share
                 dx_nc = gamma[c] * inv_std_k[c] * (dy_n[c] - common)
                 dx_n[c] = ZERO if masked and not x_n[c] > ZERO else dx_nc

@@ -8,7 +8,7 @@ import numpy as np
 
 from ddp.fixed_point import sum_leaves
 from ddp.kernels import batchnorm
-from ddp.kernels.types import Float32, Int64
+from ddp.kernels.types import Float32, Float64, Int64
 from ddp.nn.layer import Buffers, Draws, Layer, ParameterSpec, Shape, Tensor
 
 
@@ -76,7 +76,7 @@ class BatchNorm(Layer):
         if training:
             mean, inv_std = self._shards_statistics(x.reshape(rows), shards)
         else:
-            mean = self.running_mean[None]
+            mean = self.running_mean[None].astype(np.float64)
             inv_std = (1 / np.sqrt(self.running_var + self.eps, dtype=np.float64)).astype(np.float32)[None]
         arguments = self.parts, self.weight.value, self.bias.value, mean, inv_std, self.applies_relu
         batchnorm.batchnorm_normalise(x.reshape(rows), *arguments, y.reshape(rows))
@@ -93,7 +93,7 @@ class BatchNorm(Layer):
         if len(shards) - 1 > len(self.mean) or len(self.parts) > len(self.sums):
             self._make_shard_workspaces(max(len(shards) - 1, len(self.mean)), max(len(self.parts), len(self.sums)))
 
-    def _shards_statistics(self, x: Float32, shards: Int64) -> tuple[Float32, Float32]:
+    def _shards_statistics(self, x: Float32, shards: Int64) -> tuple[Float64, Float32]:
         """Means and 1 / standard deviations of each shard."""
         num_shards = len(shards) - 1
         mean, variance, inv_std = self.mean[:num_shards], self.variance[:num_shards], self.inv_std[:num_shards]
@@ -130,7 +130,8 @@ class BatchNorm(Layer):
 
     def _make_shard_workspaces(self, num_shards: int, num_parts: int) -> None:
         shape = (num_shards, self.num_features)
-        self.mean, self.variance, self.inv_std = (np.empty(shape, np.float32) for _ in range(3))
+        self.mean = np.empty(shape, np.float64)
+        self.variance, self.inv_std = np.empty(shape, np.float32), np.empty(shape, np.float32)
         self.weight_leaves, self.bias_leaves = (np.empty(shape, np.float32) for _ in range(2))
         self.sums = np.empty((num_parts, 2, self.num_features), np.float64)
 

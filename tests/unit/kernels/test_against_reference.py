@@ -167,7 +167,8 @@ def batchnorm_case(draw):
     with mock.patch.object(batchnorm, "PART", draw(st.sampled_from([1, 1000, batchnorm.PART]))):
         parts, first_parts = batchnorm.cut_shards(shards, C)
     y, dx, sums = out(N, C), out(N, C), out(len(parts), 2, C, dtype=np.float64)
-    mean, variance, inv_std, dgamma, dbeta = (out(S, C) for _ in range(5))
+    variance, inv_std, dgamma, dbeta = (out(S, C) for _ in range(4))
+    mean = out(S, C, dtype=np.float64)
     batchnorm.batchnorm_forward_sums(x, parts, sums)
     batchnorm.batchnorm_statistics(sums, parts, first_parts, eps, mean, variance, inv_std)
     batchnorm.batchnorm_normalise(x, parts, gamma, beta, mean, inv_std, is_relu, y)
@@ -226,7 +227,7 @@ def batchnorm_inference_case(draw):
     is_relu, y = draw(st.booleans()), out(N, C)
     inv_std = (1 / np.sqrt(variance.astype(np.float64) + 1e-5)).astype(np.float32)
     parts, _ = batchnorm.cut_shards(np.array([0, N]), C)
-    batchnorm.batchnorm_normalise(x, parts, gamma, beta, mean[None], inv_std[None], is_relu, y)
+    batchnorm.batchnorm_normalise(x, parts, gamma, beta, mean[None].astype(np.float64), inv_std[None], is_relu, y)
     arguments = f64(x, gamma, beta, mean, variance)
     expected = reference.batchnorm_inference(*arguments, 1e-5)
     magnitude = np.abs(gamma) * np.abs(x - mean) * inv_std + np.abs(beta)

@@ -162,22 +162,25 @@ BATCHNORM = [
     (batchnorm.batchnorm_forward_sums, lambda: (f(ROWS, 131), PARTS, d(P, 2, 131))),
     (
         batchnorm.batchnorm_statistics,
-        lambda: (d(P, 2, 131), PARTS, FIRST_PARTS, 1e-5, f(4, 131), f(4, 131), f(4, 131)),
+        lambda: (d(P, 2, 131), PARTS, FIRST_PARTS, 1e-5, d(4, 131), f(4, 131), f(4, 131)),
     ),
     (
         batchnorm.batchnorm_normalise,
-        lambda: (f(ROWS, 131), PARTS, f(131), f(131), f(4, 131), f(4, 131), True, f(ROWS, 131)),
+        lambda: (f(ROWS, 131), PARTS, f(131), f(131), d(4, 131), f(4, 131), True, f(ROWS, 131)),
     ),
     (
         batchnorm.batchnorm_backward_sums,
-        lambda: (f(ROWS, 131), f(ROWS, 131), PARTS, f(4, 131), d(P, 2, 131)),
+        lambda: (f(ROWS, 131), f(ROWS, 131), PARTS, d(4, 131), d(P, 2, 131)),
     ),
-    (batchnorm.batchnorm_gradients, lambda: (d(P, 2, 131), FIRST_PARTS, f(4, 131), f(4, 131), f(4, 131))),
+    (
+        batchnorm.batchnorm_gradients,
+        lambda: (d(P, 2, 131), FIRST_PARTS, f(4, 131), f(4, 131), f(4, 131)),
+    ),
     (
         batchnorm.batchnorm_backward_input,
         lambda: (
             *(f(ROWS, 131), f(ROWS, 131), PARTS, f(131)),
-            *(f(4, 131), f(4, 131), f(4, 131), f(4, 131)),
+            *(d(4, 131), f(4, 131), f(4, 131), f(4, 131)),
             *(True, f(ROWS, 131)),
         ),
     ),
@@ -264,7 +267,8 @@ def normalised(x, dy, gamma, beta, shards):
     """Both directions of batch normalisation: by rows, then by shards."""
     parts, first_parts = batchnorm.cut_shards(shards, x.shape[1])
     y, dx, sums = np.empty_like(x), np.empty_like(x), np.empty((len(parts), 2, x.shape[1]))
-    mean, variance, inv_std, dgamma, dbeta = np.empty((5, len(shards) - 1, x.shape[1]), np.float32)
+    variance, inv_std, dgamma, dbeta = np.empty((4, len(shards) - 1, x.shape[1]), np.float32)
+    mean = np.empty(variance.shape)
     batchnorm.batchnorm_forward_sums(x, parts, sums)
     batchnorm.batchnorm_statistics(sums, parts, first_parts, 1e-5, mean, variance, inv_std)
     batchnorm.batchnorm_normalise(x, parts, gamma, beta, mean, inv_std, True, y)
