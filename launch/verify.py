@@ -30,7 +30,8 @@ OWN_OPTIONS = {"--threads": "--threads", "--train.steps": "--steps"}
 """What must stand before the `--`, by what it would be after it."""
 NO_FILES = ("--checkpoint.every_steps", "0", "--checkpoint.every_epochs", "0")
 
-_STOPPED = {128 + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+_STOPPED = {128 + number: 128 + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+_STOPPED[75] = 128 + signal.SIGTERM  # with a checkpoint, which is not kept
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Outcome:
 
 
 class Interrupted(Exception):
-    """A signal ended the launcher's work; `code` is its exit code."""
+    """A signal ended a point's job, and so the whole command; `code` is its exit code."""
 
     def __init__(self, code: int) -> None:
         """Take the exit code."""
@@ -119,7 +120,7 @@ class Job:
         with texts[0].open("wb") as output, texts[1].open("wb") as errors:
             code = supervise.run(command, {**os.environ, **environment}, output=output, errors=errors)
         if code in _STOPPED:
-            raise Interrupted(code)
+            raise Interrupted(_STOPPED[code])
         out, err = (path.read_text(errors="replace") for path in texts)
         mistakes = [line.removeprefix("error: ") for line in err.splitlines() if line.startswith("error: ")]
         if code == 2 and mistakes:

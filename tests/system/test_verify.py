@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from tests.system.jobs import LAUNCH, Finished, Job
+from tests.system.jobs import LAUNCH, TIMEOUT_S, Finished, Job
 
 SMALL = ["--model.hidden", "[32,16]", "--batch.size", "32", "--data.name", "synthetic", "--data.shape", "[1,8,8]"]
 SMALL += ["--data.samples", "100"]  # an epoch has 4 steps, the last of 4 samples for 8 shards
@@ -111,3 +114,21 @@ def test_mistakes_in_the_trainers_arguments(arguments: list[str], named: str, tm
     assert finished.err.startswith("error: ")
     assert finished.err.count("\n") == 1
     assert named in finished.err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_it_and_nothing_is_left(number: int, code: int, tmp_path: Path) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    job = Job(
+        [*LAUNCH, *POINTS, "--steps", "1000000", "--", *SMALL, "--train.epochs", "1000000"],
+        tmp_path,
+        {"TMPDIR": str(temporary)},
+    )
+    deadline = time.monotonic() + TIMEOUT_S
+    while not any(temporary.glob("ddp-verify-*/ranks-1-threads-1.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(job.process.pid, number)
+    assert job.finish(timeout_s=60).code == code
+    assert job.remaining() == []
+    assert [path.name for path in temporary.iterdir() if path.name.startswith("ddp-verify-")] == []
