@@ -173,6 +173,11 @@ class CommConfig:
     """Whether gradients are summed in fixed point, with the same bits on any number of ranks; else in float32."""
     reducer: Literal["naive", "flat", "dummy"] = "flat"
     """naive: one Allreduce a parameter; flat: one for all; dummy: none, the bound (ranks then diverge)."""
+    check_every: int = 100
+    """Steps between comparisons of all ranks' parameters, done before each checkpoint and at the end too; 0: never."""
+
+    def __post_init__(self) -> None:
+        _require(self.check_every >= 0, "comm.check_every", self.check_every, "use 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

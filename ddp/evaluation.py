@@ -12,6 +12,11 @@ from ddp.data import Split
 from ddp.nn import Loss, Sequential
 from ddp.partition import block_partition
 
+LARGEST_BATCH = 64
+"""Samples of a forward pass, where training's own batches are smaller: larger ones are hardly faster."""
+LARGEST_WORKSPACE = 100_000_000
+"""Bytes up to which the workspaces may grow for evaluation alone."""
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -35,7 +40,11 @@ class Evaluation:
 
 
 class Evaluator:
-    """Evaluates a model on one split; owns the buffers for its batches."""
+    """Evaluates a model on one split; owns the buffers for its batches.
+
+    A sample's loss depends neither on its batch nor on its rank, so all ranks gather the losses themselves and add them
+    in the samples' order: the result has the same bits on any number of ranks.
+    """
 
     def __init__(self, world: World, split: Split, batch_size: int) -> None:
         """Take the split.
@@ -49,20 +58,44 @@ class Evaluator:
         self.mine = block_partition(len(split), world.size, world.rank)
         self.batch_size = batch_size
         self.buffer = split.make_buffer(batch_size)
+        # A sample's loss is zero but on the rank that computes it, so that bits added as integers are the loss itself.
+        self._integers = np.zeros(len(split) + 1, np.int32)
+        self._losses, self._num_correct = self._integers[:-1].view(np.float32), self._integers[-1:]
 
     def evaluate(self, model: Sequential, loss: Loss) -> Evaluation:
         """Run the model forward on the split, without dropout; collective."""
-        sums = np.zeros(2)
+        self._integers.fill(0)
         for start in range(self.mine.start, self.mine.stop, self.batch_size):
             indices = np.arange(start, min(start + self.batch_size, self.mine.stop))
             inputs, targets = self.split.gather(indices, self.buffer)
             outputs = model.forward(inputs, training=False)
-            sums += [loss.forward(outputs, targets), _num_correct(outputs, targets)]
-        self.world.all_reduce(sums)
+            loss.forward(outputs, targets)
+            self._losses[indices] = loss.sample_losses
+            self._num_correct += _num_correct(outputs, targets)
+        self.world.all_reduce(self._integers)
         samples = len(self.split)
         is_regression = self.split.targets.dtype == np.float32
-        accuracy = None if is_regression else round(sums[1]) / samples
-        return Evaluation(float(sums[0]) / samples, accuracy, samples)
+        accuracy = None if is_regression else int(self._num_correct[0]) / samples
+        return Evaluation(float(self._losses.sum(dtype=np.float64)) / samples, accuracy, samples)
+
+
+def evaluation_batch(training: int, bytes_per_sample: int, samples: int) -> int:
+    """How many samples to evaluate at once, in workspaces that are shared with training.
+
+    At least as many as it trains on at once; more where those are few, since a pass costs time of its own, but
+    only while the workspaces stay small.
+
+    >>> evaluation_batch(8, 100_000, 10_000)
+    64
+    >>> evaluation_batch(8, 5_000_000, 10_000)
+    20
+
+    Args:
+        training: samples of the largest batch that this rank trains on.
+        bytes_per_sample: what one sample takes in the workspaces.
+        samples: of this rank in the whole split.
+    """
+    return max(training, min(LARGEST_BATCH, LARGEST_WORKSPACE // max(1, bytes_per_sample), samples))
 
 
 def _num_correct(outputs: Any, targets: Any) -> int:

@@ -9,7 +9,8 @@
     python -m launch run -n 4 -- --model.hidden '[64,64]'  # the same, with cores and threads arranged
 
 Every field of the configuration is an option, `--SECTION.FIELD VALUE`; `--help` lists them.
-Exit codes: 0 done; 2 the user's mistake; 3 the loss or a gradient became non-finite; 4 a rank or the network failed.
+Exit codes: 0 done; 2 the user's mistake; 3 the loss or a gradient became non-finite; 4 a rank or the network failed, or
+the ranks' parameters differ.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ from typing import TYPE_CHECKING
 
 from ddp.comm import environment
 from ddp.comm.failure import (
+    EXIT_FAILURE,
     EXIT_NONFINITE,
     EXIT_USER_ERROR,
+    DivergedError,
     NonFiniteError,
     UserError,
     WrongLauncherError,
@@ -67,6 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if world.is_root:
                 print_error(str(error))
             return EXIT_NONFINITE
+        except DivergedError as error:
+            if world.is_root:
+                print_error(str(error))
+            return EXIT_FAILURE
 
 
 def _run(world: World, arguments: Sequence[str], started: float) -> int:
@@ -87,6 +94,7 @@ def _run(world: World, arguments: Sequence[str], started: float) -> int:
     finally:  # an error is shown on a terminal without the bar
         trainer.metrics.close()
         trainer.progress.close()
+        trainer.parameter_log.close()
     result = f", {trainer.evaluation.text()}" if trainer.evaluation else ""
     trainer.progress.message(f"done: {trainer.step} steps{result}; run directory {run.path}")
     return 0
@@ -166,6 +174,7 @@ def _warm_up(world: World, trainer: Trainer) -> None:
 def _open_run(world: World, trainer: Trainer, invocation: Invocation, started: float) -> RunDirectory:
     """Make the run directory and connect the outputs; only rank 0 writes."""
     from ddp.observe.metrics import MetricsLog
+    from ddp.observe.parameter_log import ParameterLog
     from ddp.observe.progress import build_progress
     from ddp.run_directory import create_run_directory
     from ddp.start import start_facts, start_text, start_warnings
@@ -175,7 +184,8 @@ def _open_run(world: World, trainer: Trainer, invocation: Invocation, started: f
     run = world.run_on_root(lambda: create_run_directory(config, resume_step))
     metrics = MetricsLog(run.metrics if world.is_root else None, started)
     progress = build_progress(world.is_root, trainer.total_steps, environment.terminal_width())
-    trainer.use_outputs(metrics, progress, run if world.is_root else None)
+    log = world.run_together(lambda: ParameterLog(environment.parameter_log() if world.is_root else None))
+    trainer.use_outputs(metrics, progress, run if world.is_root else None, log)
     facts = start_facts(world, trainer)
     metrics.write("start", **facts)
     trainer.progress.message(start_text(facts))

@@ -32,7 +32,7 @@ from ddp.comm.reports import ShardReports
 from ddp.comm.world import World
 from ddp.config import Config, to_dict
 from ddp.data import Dataset, Sampler
-from ddp.evaluation import Evaluation, Evaluator
+from ddp.evaluation import Evaluation, Evaluator, evaluation_batch
 from ddp.fixed_point import Verdict, build_scales
 from ddp.kernels import jit
 from ddp.kernels.peak import measure_peak_gflops
@@ -41,9 +41,12 @@ from ddp.models import build_loss, build_model
 from ddp.nn import Draws
 from ddp.observe import profile
 from ddp.observe.metrics import MetricsLog
+from ddp.observe.parameter_log import ParameterLog
 from ddp.observe.progress import Progress
 from ddp.observe.timers import PHASES, PhaseTimers
 from ddp.optim import build_optimizer, learning_rate
+from ddp.partition import block_partition
+from ddp.replicas import ReplicaCheck
 from ddp.run_directory import RunDirectory
 
 
@@ -85,7 +88,11 @@ class Trainer:
         self.loss = build_loss(config.model)
         capacity = max(1, self.sampler.max_rank_samples(world.size))
         self.model.build(sample_shape, capacity)
-        self.loss.build(self.model.output_shape[0], capacity)
+        num_mine = len(block_partition(len(dataset.test), world.size, world.rank))
+        at_once = evaluation_batch(capacity, self.model.workspace_bytes() // capacity, num_mine)
+        if at_once > capacity:
+            self.model.build(sample_shape, at_once)
+        self.loss.build(self.model.output_shape[0], at_once)
         self.buffer = dataset.train.make_buffer(capacity)
         self.optimizer = build_optimizer(config.optimizer, self.model)
         self.reports = ShardReports(config.batch.shards, self.model.scales.size, self.model.num_statistics)
@@ -94,7 +101,9 @@ class Trainer:
         self.reducer = build_reducer(
             config.comm.reducer, world, self.model.gradient_sums, self.reports.integers, slices
         )
-        self.evaluator = Evaluator(world, dataset.test, capacity)
+        check_every = 0 if config.comm.reducer == "dummy" else config.comm.check_every
+        self.replicas = ReplicaCheck(world, check_every, self.model, self.optimizer, self.scales)
+        self.evaluator = Evaluator(world, dataset.test, at_once)
         self.data_checksum = world.once_on_node(dataset.checksum)
         self.timers = PhaseTimers()
         self.profile: profile.Profile | None = None
@@ -105,9 +114,12 @@ class Trainer:
         self.peak_gflops = math.nan
         self.use_outputs(MetricsLog(None, time.perf_counter()), Progress(), None)
 
-    def use_outputs(self, metrics: MetricsLog, progress: Progress, run: RunDirectory | None) -> None:
-        """Say where events, progress and files go; without this call nothing is written."""
+    def use_outputs(
+        self, metrics: MetricsLog, progress: Progress, run: RunDirectory | None, log: ParameterLog | None = None
+    ) -> None:
+        """Say where events, progress, files and digests of parameters go; without this call nothing is written."""
         self.metrics, self.progress, self.run = metrics, progress, run
+        self.parameter_log = log or ParameterLog(None)
 
     @property
     def threads(self) -> int:
@@ -145,12 +157,18 @@ class Trainer:
 
         Raises:
             NonFiniteError: on all ranks, if a gradient is not finite and `train.on_nonfinite` is `stop`.
+            DivergedError: on all ranks, if their parameters differ.
         """
         if self.config.output.profile:
             self.profile = profile.Profile(self.model.layers)
+        self.parameter_log.write(self.step, self.model.state_dict)
+        self.replicas.check(self.step)
         self.timers.take()
         while self.step < self.total_steps:
             self.train_step()
+            self.parameter_log.write(self.step, self._step_values)
+            if self.replicas.is_due(self.step) or self.step == self.total_steps or self._is_checkpoint_due():
+                self.replicas.check(self.step)
             if self.step % self.config.output.log_every == 0 or self.step == self.total_steps:
                 self._log_step()
             with self.timers.excluded():
@@ -278,6 +296,13 @@ class Trainer:
                 agreed=self.config.comm.reducer != "dummy",
             )
 
+    def _step_values(self) -> dict[str, Any]:
+        """What a step has computed, and must be the same on any number of ranks."""
+        return self.model.state_dict() | {
+            "training loss": self.reports.loss.sum(),
+            "gradient norm": np.float64(self.grad_norm),
+        }
+
     def _is_due(self, every_epochs: int) -> bool:
         """Whether an epoch has just ended whose number is a multiple."""
         epochs, rest = divmod(self.step, self.steps_per_epoch)
@@ -331,6 +356,7 @@ class Trainer:
             samples=result.samples,
         )
         self.progress.evaluation(epoch, result.loss, result.text())
+        self.parameter_log.write(self.step, lambda: {"test loss": result.loss, f"test {name}": value})
         return result
 
     def _epoch_of_last_step(self) -> int:

@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NoReturn
 
-from launch import supervise
+from launch import supervise, verify
 from launch.discovery import Library, find_mpirun, flavour_of, query_library
 from launch.environment import parse_assignment, rank_environment, shell_line
 from launch.errors import UsageError
@@ -42,7 +42,8 @@ def main(
         options, unknown = _parser().parse_known_args(arguments[:cut])
         if unknown:
             raise UsageError(f"unknown argument {unknown[0]}: those of ddp.train go after a -- of their own")
-        return _run(options, [*program], arguments[cut + 1 :], library)
+        command = verify.run if options.command == "verify" else _run
+        return command(options, [*program], arguments[cut + 1 :], library)
     except UsageError as mistake:
         _say(f"error: {mistake}")
         return 2
@@ -163,6 +164,7 @@ def _parser() -> argparse.ArgumentParser:
         help="set a variable for every rank, overriding the launcher's; may be repeated (default: none)",
     )
     run.add_argument("--dry-run", action="store_true", help="print the plan and the command, start nothing")
+    verify.add_parser(commands)
     return parser
 
 

@@ -15,6 +15,7 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import IO
 
 GRACE_S = 5.0
 """How long ranks may take to end after the first SIGINT, SIGTERM or SIGHUP, in seconds."""
@@ -22,8 +23,16 @@ GRACE_S = 5.0
 _Handler = Callable[[int, FrameType | None], None]
 
 
-def run(command: Sequence[str], environment: Mapping[str, str], grace_s: float = GRACE_S) -> int:
-    """Run `command` to its end in this environment and return its exit code; its output is not touched.
+def run(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    grace_s: float = GRACE_S,
+    output: IO[bytes] | None = None,
+    errors: IO[bytes] | None = None,
+) -> int:
+    """Run `command` to its end in this environment and return its exit code.
+
+    Its standard output goes to `output` and its standard error to `errors`, or where the launcher's own go.
 
     A child killed by signal n counts as 128 + n. SIGINT, SIGTERM and SIGHUP are passed on; what still runs
     `grace_s` seconds later, or at the second such signal, is killed, and 128 plus the first signal is
@@ -36,7 +45,14 @@ def run(command: Sequence[str], environment: Mapping[str, str], grace_s: float =
     """
     job = _Job(grace_s)
     with _handling(job.handlers()):
-        child = subprocess.Popen(command, env=dict(environment), stdin=subprocess.DEVNULL, start_new_session=True)
+        child = subprocess.Popen(
+            command,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=errors,
+            start_new_session=True,
+        )
         job.started(child.pid)
         code = child.wait()
     _kill_session(child.pid)

@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping, MutableMapping
+from pathlib import Path
 
 # Set by: Open MPI; Hydra (MPICH, Intel MPI); Slurm's srun (may read "4(x2)").
 LOCAL_SIZE_VARIABLES = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_TASKS_PER_NODE")
@@ -68,6 +69,15 @@ def terminal_width(environment: Mapping[str, str] = os.environ) -> int | None:
     if is_launched(environment) or not sys.stdout.isatty():
         return None
     return shutil.get_terminal_size().columns
+
+
+def parameter_log(environment: Mapping[str, str] = os.environ) -> Path | None:
+    """The file that is to get digests of the parameters after every step: DDP_PARAMETER_LOG; None if there is none.
+
+    Not a field of the configuration: it is how the launcher looks on, and belongs to no run.
+    """
+    path = environment.get("DDP_PARAMETER_LOG")
+    return Path(path) if path else None
 
 
 def available_cores() -> int:

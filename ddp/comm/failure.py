@@ -52,6 +52,10 @@ class DifferingRankError(UserError):
         )
 
 
+class DivergedError(RuntimeError):
+    """The ranks' parameters differ, though computed from the same sums; raised by all ranks at the same step."""
+
+
 def print_error(message: str) -> None:
     """Write the one line of a user's mistake."""
     sys.stderr.write(f"error: {' '.join(message.split())}\n")
@@ -62,8 +66,8 @@ def print_error(message: str) -> None:
 def abort_all_on_exception(rank: int, abort: Callable[[int], None]) -> Iterator[None]:
     """End every rank when this one raises what is not agreed on by all.
 
-    An uncaught exception would leave the others waiting in a collective for ever. User errors and
-    non-finite numbers are raised by all ranks alike and pass through, as does SystemExit.
+    An uncaught exception would leave the others waiting in a collective for ever. User errors, parameters that differ
+    and non-finite numbers are raised by all ranks alike and pass through, as does SystemExit.
 
     Args:
         rank: this rank.
@@ -85,7 +89,7 @@ def abort_all_on_exception(rank: int, abort: Callable[[int], None]) -> Iterator[
     threading.excepthook = fail_thread
     try:
         yield
-    except (UserError, SystemExit):
+    except (UserError, DivergedError, SystemExit):
         raise
     except NonFiniteError as error:
         if error.agreed:
@@ -106,6 +110,7 @@ __all__ = [
     "EXIT_NONFINITE",
     "EXIT_USER_ERROR",
     "DifferingRankError",
+    "DivergedError",
     "NonFiniteError",
     "UserError",
     "WrongLauncherError",

@@ -30,6 +30,11 @@ class Loss:
         """The sum of the losses of outputs y against targets t."""
         raise NotImplementedError
 
+    @property
+    def sample_losses(self) -> Float32:
+        """The losses of the last forward's samples: (B,), a view of the workspace."""
+        return self.losses[: self.num_samples]
+
     def write_shards(self, shards: Int64, sums: Float64) -> None:
         """Write the sum of the last forward's losses over each logical shard: (S + 1,) int64 -> (S,) float64."""
         sum_shards(self.losses, shards, sums)

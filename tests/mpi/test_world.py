@@ -48,27 +48,33 @@ def test_all_gather_rows(world: World) -> None:
     np.testing.assert_array_equal(rows, [[rank, rank**2, 7] for rank in range(world.size)])
 
 
+SLICES = [slice(0, 3), slice(3, 4), slice(4, 11)]
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
 @pytest.mark.parametrize("name", ["naive", "flat", "dummy"])
-def test_reducers(name: str, world: World) -> None:
-    slices = [slice(0, 3), slice(3, 4), slice(4, 11)]
-    elements = np.arange(11, dtype=np.float64)
-    gradients = (world.rank + 1) * elements
-    build_reducer(name, world, gradients, slices).reduce()
-    factor = world.rank + 1 if name == "dummy" else world.size * (world.size + 1) / 2
-    np.testing.assert_array_equal(gradients, factor * elements)
+def test_reducers(name: str, dtype: type, world: World) -> None:
+    elements, rows = np.arange(11), np.arange(2 * world.size)
+    sums = ((world.rank + 1) * elements).astype(dtype)
+    reports = np.where(rows // 2 == world.rank, rows, 0).astype(np.int32)  # zero in the other ranks' rows
+    own = reports.copy()
+    build_reducer(name, world, sums, reports, SLICES).reduce()
+    factor = world.rank + 1 if name == "dummy" else world.size * (world.size + 1) // 2
+    assert sums.dtype == dtype
+    np.testing.assert_array_equal(sums, factor * elements)
+    np.testing.assert_array_equal(reports, own if name == "dummy" else rows)
 
 
-def test_naive_and_flat_agree_where_sums_round(world: World) -> None:
-    mine = np.random.default_rng(world.rank).standard_normal(1000)
-    results = []
-    for name in ("naive", "flat"):
-        gradients = mine.copy()
-        build_reducer(name, world, gradients, [slice(0, 999), slice(999, 1000)]).reduce()
-        results.append(gradients)
-    # Algorithms differ with the message's length, and so does the order of additions.
-    np.testing.assert_allclose(*results, rtol=0, atol=1e-14)
-    expected = sum(np.random.default_rng(rank).standard_normal(1000) for rank in range(world.size))
-    np.testing.assert_allclose(results[0], expected, rtol=0, atol=1e-14)
+@pytest.mark.parametrize("name", ["naive", "flat"])
+def test_sums_of_integers_are_exact_where_those_of_floats_round(name: str, world: World) -> None:
+    largest = 2**31 // world.size - 1
+    ranks = [np.random.default_rng(rank).integers(-largest, largest, 1000) for rank in range(world.size)]
+    sums, floats = ranks[world.rank].astype(np.int32), ranks[world.rank].astype(np.float32)
+    for array in (sums, floats):
+        build_reducer(name, world, array, np.zeros(1, np.int32), [slice(0, 999), slice(999, 1000)]).reduce()
+    np.testing.assert_array_equal(sums, np.sum(ranks, axis=0))
+    np.testing.assert_allclose(floats, np.sum(ranks, axis=0), rtol=0, atol=2.0**31 * world.size * 2.0**-24)
+    assert (floats != np.sum(ranks, axis=0)).any()
 
 
 def test_run_together_returns_each_ranks_own_result(world: World) -> None:

@@ -196,6 +196,53 @@ def test_a_killed_rank_ends_all_ranks(start: Start, tmp_path: Path) -> None:
     assert "Traceback" not in finished.text
 
 
+FLIP = """
+import sys
+import numpy as np
+from ddp import train
+
+odd = int(sys.argv[1])
+build = train._build_trainer
+
+def planted(world, config):
+    trainer = build(world, config)
+    train_step = trainer.train_step
+
+    def step():
+        train_step()
+        if trainer.step == 7 and world.rank == odd:
+            trainer.model.parameters.view(np.int32)[1000] ^= 1 << 20
+
+    trainer.train_step = step
+    return trainer
+
+train._build_trainer = planted
+sys.exit(train.main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("odd", [0, 2])
+def test_a_rank_whose_parameters_have_changed_is_named(
+    odd: int, start: Start, flavour: Flavour, tmp_path: Path
+) -> None:
+    program = [sys.executable, "-c", FLIP, str(odd)]
+    job = start(3, "--comm.check_every", "5", "--output.name", "run", cwd=tmp_path, program=program)
+    named = [f"rank {odd} on {socket.gethostname()} has other parameters than most ranks after step 10 (1.weight)"]
+    check_one_line(job, flavour, 4, [*named, "all ranks agreed after step 5"])
+    assert not (tmp_path / "runs" / "run" / "model.safetensors").exists()
+
+
+def test_ranks_that_differ_are_found_at_the_end_at_the_latest(start: Start, flavour: Flavour, tmp_path: Path) -> None:
+    job = start(2, "--train.steps", "9", cwd=tmp_path, program=[sys.executable, "-c", FLIP, "1"])
+    check_one_line(job, flavour, 4, ["rank 0", "rank 1", "different parameters", "after step 9 (1.weight)"])
+
+
+def test_without_checks_they_go_on(start: Start, tmp_path: Path) -> None:
+    arguments = ["--train.steps", "9", "--comm.check_every", "0"]
+    finished = start(2, *arguments, cwd=tmp_path, program=[sys.executable, "-c", FLIP, "1"]).finish()
+    assert finished.code == 0, finished.text
+
+
 def test_help_is_printed_once(start: Start, tmp_path: Path) -> None:
     finished = start(RANKS, "--help", cwd=tmp_path).finish()
     assert (finished.code, finished.err) == (0, "")

@@ -34,6 +34,7 @@ def test_every_kind_of_command_is_there() -> None:
     lines = runnable()
     assert any(line.startswith("mpirun -n 2 python -m ddp.train") for line in lines)
     assert any(line.startswith("python -m launch run") for line in lines)
+    assert any(line.startswith("python -m launch verify") for line in lines)
     assert all(line.startswith(("mpirun ", "python -m ")) for line in lines), (
         "a new kind of command: run it, or list it"
     )
@@ -65,6 +66,8 @@ def test_command_runs(line: str, tmp_path: Path) -> None:
         assert "--optimizer.lr" in done.stdout
     elif "--print-config" in command:
         assert "[optimizer]" in done.stdout
+    elif "verify" in command:
+        assert "the same bits at all" in done.stdout
     elif "--dry-run" in command:
         assert " -m ddp.train" in done.stdout
     else:

@@ -69,3 +69,14 @@ def test_the_launcher_shows_the_live_bar_of_rank_0(tmp_path: Path) -> None:
     assert shown.rindex(SHOW_CURSOR) > shown.rindex(HIDE_CURSOR)
     assert "test accuracy" in shown
     assert shown.count("done: 46 steps") == 1
+
+
+@pytest.mark.timeout(120)
+def test_verify_shows_a_live_table(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "launch", "verify", "--ranks", "1,2", "--threads", "1", "--steps", "2"]
+    code, shown = on_terminal(tmp_path, program=command, COLUMNS="100")
+    assert code == 0
+    assert HIDE_CURSOR in shown
+    assert shown.rindex(SHOW_CURSOR) > shown.rindex(HIDE_CURSOR)
+    assert "the reference" in shown
+    assert shown.splitlines()[-1].endswith("the same bits at all 2 points, at every step")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from ddp.comm.environment import (
     launched_rank,
     launched_world_size,
     launcher,
+    parameter_log,
     prepare,
     terminal_width,
 )
@@ -73,3 +75,9 @@ def test_the_terminal_is_ours_or_the_launchers(
     monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal)
     monkeypatch.setenv("COLUMNS", "77")
     assert terminal_width(environment) == width
+
+
+def test_the_log_of_parameters_is_where_the_launcher_says() -> None:
+    assert parameter_log({}) is None
+    assert parameter_log({"DDP_PARAMETER_LOG": ""}) is None
+    assert parameter_log({"DDP_PARAMETER_LOG": "/a/b c"}) == Path("/a/b c")
