@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ddp.comm.agreement import GO_ON, Agreement
 from ddp.comm.world import World
 from ddp.data import Split
 from ddp.nn import Loss, Sequential
@@ -49,15 +50,29 @@ class Evaluator:
         self.mine = block_partition(len(split), world.size, world.rank)
         self.batch_size = batch_size
         self.buffer = split.make_buffer(batch_size)
+        self.rounds = -(-len(block_partition(len(split), world.size, 0)) // batch_size)  # rank 0 has the most samples
 
-    def evaluate(self, model: Sequential, loss: Loss) -> Evaluation:
-        """Run the model forward on the split, without dropout; collective."""
+    def evaluate(self, model: Sequential, loss: Loss, agreement: Agreement | None = None) -> Evaluation:
+        """Run the model forward on the split, without dropout; collective.
+
+        Args:
+            model: the network.
+            loss: of its outputs.
+            agreement: where the ranks report that the run is to stop; default: evaluation runs to its end.
+
+        Raises:
+            StopAgreed: on all ranks after the same batch, if a rank reports so.
+        """
+        agreement = agreement or Agreement(self.world, False, lambda: GO_ON)
         sums = np.zeros(2)
-        for start in range(self.mine.start, self.mine.stop, self.batch_size):
-            indices = np.arange(start, min(start + self.batch_size, self.mine.stop))
-            inputs, targets = self.split.gather(indices, self.buffer)
-            outputs = model.forward(inputs, training=False)
-            sums += [loss.forward(outputs, targets), _num_correct(outputs, targets)]
+        for number in range(self.rounds):
+            with agreement.with_step():
+                indices = np.array(self.mine[number * self.batch_size : (number + 1) * self.batch_size], np.int64)
+                if len(indices):
+                    inputs, targets = self.split.gather(indices, self.buffer)
+                    outputs = model.forward(inputs, training=False)
+                    sums += [loss.forward(outputs, targets), _num_correct(outputs, targets)]
+            agreement.check()
         self.world.all_reduce(sums)
         samples = len(self.split)
         is_regression = self.split.targets.dtype == np.float32

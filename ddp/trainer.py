@@ -10,23 +10,18 @@ import dataclasses
 import math
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
-from ddp.checkpoint import (
-    Checkpoint,
-    check_same_run,
-    checkpoint_path,
-    delete_old_checkpoints,
-    load_checkpoint,
-    parameters_sha256,
-    save_checkpoint,
-    save_model,
-)
-from ddp.comm.failure import NonFiniteError
+from ddp.checkpoint import check_same_run, load_checkpoint, parameters_sha256, save_model
+from ddp.checkpoint_writer import CheckpointWriter
+from ddp.comm.agreement import GO_ON, WRITE_FAILED, Agreement, StopAgreed
+from ddp.comm.failure import Interrupted, NonFiniteError
 from ddp.comm.reducers import build_reducer
+from ddp.comm.signals import StopSignals, signal_name
 from ddp.comm.world import World
-from ddp.config import Config, to_dict
+from ddp.config import Config
 from ddp.data import Dataset, Sampler
 from ddp.evaluation import Evaluation, Evaluator
 from ddp.kernels import jit
@@ -79,12 +74,18 @@ class Trainer:
         self.samples_done, self.samples_logged, self.train_s = 0, 0, 0.0
         self.loss_sum, self.batch_samples, self.grad_norm, self.lr = 0.0, 0, 0.0, 0.0
         self.evaluation: Evaluation | None = None
+        self.evaluation_owed = False
         self.peak_gflops = math.nan
+        self.signals = StopSignals()
+        self.agreement = Agreement(world, config.comm.reducer != "dummy", self._report)
         self.use_outputs(MetricsLog(None, time.perf_counter()), Progress(), None)
 
     def use_outputs(self, metrics: MetricsLog, progress: Progress, run: RunDirectory | None) -> None:
         """Say where events, progress and files go; without this call nothing is written."""
         self.metrics, self.progress, self.run = metrics, progress, run
+        self.writer: CheckpointWriter | None = None
+        if run is not None:
+            self.writer = CheckpointWriter(run.checkpoints, self.config, self.data_checksum, self.model, self.optimizer)
 
     @property
     def threads(self) -> int:
@@ -124,15 +125,28 @@ class Trainer:
 
         Raises:
             NonFiniteError: on all ranks, if a gradient is not finite and `train.on_nonfinite` is `stop`.
+            Interrupted: on all ranks, if a signal asked one of them to stop; a checkpoint is written.
+            UserError: on all ranks, if a checkpoint could not be written.
         """
         if self.config.output.profile:
             self.profile = profile.Profile(self.model.layers)
+        try:
+            self._train()
+        except StopAgreed:
+            self._stop()
+        self._finish()
+
+    def _train(self) -> None:
         self.timers.take()
+        if self.evaluation_owed and self.config.train.evaluate_every:
+            with self.timers.excluded():
+                self.evaluate()
         while self.step < self.total_steps:
             self.train_step()
             if self.step % self.config.output.log_every == 0 or self.step == self.total_steps:
                 self._log_step()
             with self.timers.excluded():
+                self.agreement.check()
                 if self._is_due(self.config.train.evaluate_every):
                     self.evaluate()
                 if self._is_checkpoint_due():
@@ -140,7 +154,6 @@ class Trainer:
         self._require_finite(bool(np.isfinite(self.model.parameters).all()), "the result of the last step")
         if self.config.train.evaluate_every and self.evaluated_step != self.step:
             self.evaluate()
-        self._finish()
 
     def train_step(self) -> None:
         """One step of SGD: gather, forward, backward, reduce, update."""
@@ -155,7 +168,7 @@ class Trainer:
             outputs = self.model.forward(inputs, True, Draws(self.config.seed, self.step, indices, shards))
             self.loss_sum = self.loss.forward(outputs, targets)
             self.model.backward(self.loss.backward(), shards, input_gradient=False)
-        with self.timers.phase("comm"):
+        with self.timers.phase("comm"), self.agreement.with_step():
             self.reducer.reduce()
         with self.timers.phase("update"):
             scale = 1 / len(batch) if self.config.loss.reduction == "mean" else 1.0
@@ -174,15 +187,39 @@ class Trainer:
         return parameters_sha256(self.model.state_dict())
 
     def checkpoint(self) -> None:
-        """Write a checkpoint of the present step, from rank 0."""
-        if self.run is None:
-            return
-        state = {name: self.model.to_state(buffer) for name, buffer in self.optimizer.state.items()}
-        path = checkpoint_path(self.run.checkpoints, self.step)
-        parameters = self.model.state_dict()
-        save_checkpoint(path, Checkpoint(self.step, to_dict(self.config), self.data_checksum, parameters, state))
-        delete_old_checkpoints(self.run.checkpoints, self.config.checkpoint.keep, path)
-        self.metrics.write("checkpoint", path=str(path.relative_to(self.run.path)), step=self.step)
+        """Let rank 0 begin to write a checkpoint of the present step; the others go on at once."""
+        if self.writer is not None:
+            is_owed = self._is_due(self.config.train.evaluate_every) and self.evaluated_step != self.step
+            self.writer.begin(self.step, evaluated=not is_owed)
+            self._log_checkpoints()
+
+    def _log_checkpoints(self) -> None:
+        if self.writer is not None and self.run is not None:
+            for step, path in self.writer.take_written():
+                self.metrics.write("checkpoint", path=str(path.relative_to(self.run.path)), step=step)
+
+    def _report(self) -> int:
+        """What the other ranks are to know of this one, with the next step."""
+        if self.writer is not None and self.writer.error is not None:
+            return WRITE_FAILED
+        return self.signals.requested or GO_ON
+
+    def _stop(self) -> NoReturn:
+        """Write a checkpoint of the present step, unless there is one, and end the run on all ranks."""
+
+        def save() -> int:
+            if self.writer is None:
+                return -1
+            self.writer.finish()
+            if self.writer.newest_step != self.step:
+                self.checkpoint()
+                self.writer.finish()
+            self._log_checkpoints()
+            return self.writer.newest_step
+
+        step = self.world.run_on_root(save)
+        saved = f"checkpoint of step {step} saved" if step >= 0 else f"no run directory, so step {self.step} is lost"
+        raise Interrupted(f"interrupted by {signal_name(self.agreement.value)}: {saved}")
 
     def resume(self, path: Path) -> None:
         """Continue from a checkpoint, made on any number of ranks.
@@ -196,6 +233,7 @@ class Trainer:
         for name, buffer in self.optimizer.state.items():
             self.model.from_state(checkpoint.optimizer.get(name, {}), buffer)
         self.step = self.logged_step = checkpoint.step
+        self.evaluation_owed = not checkpoint.evaluated
 
     def _check_batch(self) -> None:
         samples, batch = len(self.dataset.train), self.config.batch.size
@@ -260,10 +298,13 @@ class Trainer:
             data_ms=by_phase["data"],
             slowest_rank=int(rows[:, 1 + PHASES.index("compute")].argmax()),
         )
+        self._log_checkpoints()
+        if not self.agreement.with_steps:
+            self.agreement.now()
 
     def evaluate(self) -> Evaluation:
         """Evaluate the present parameters on the test split, and log the result."""
-        result = self.evaluation = self.evaluator.evaluate(self.model, self.loss)
+        result = self.evaluation = self.evaluator.evaluate(self.model, self.loss, self.agreement)
         self.evaluated_step, epoch = self.step, self._epoch_of_last_step()
         name, value = result.quality
         self.metrics.write(
@@ -287,10 +328,15 @@ class Trainer:
         for line in profile.table(rows):
             self.progress.message(line)
 
+    def _write_results(self) -> None:
+        if self.writer is not None and self.run is not None:
+            self.writer.finish()
+            self._log_checkpoints()
+            save_model(self.run.model, self.model.state_dict(), self.model.parameter_dict())
+
     def _finish(self) -> None:
         parameters = self.model.parameter_dict()
-        if self.run is not None:
-            save_model(self.run.model, self.model.state_dict(), parameters)
+        self.world.run_on_root(self._write_results)
         if self.profile is not None:
             self._report_profile(self.profile)
         samples_per_s = self.samples_done / self.train_s if self.train_s else 0.0
