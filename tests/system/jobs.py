@@ -10,12 +10,15 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from launch.flavours import Flavour, build_command
+from launch.placement import available_cores, make_plan
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 120.0
@@ -23,6 +26,8 @@ TRAIN = (sys.executable, "-m", "ddp.train")
 LAUNCH = (sys.executable, "-m", "launch")
 MARKER = "DDP_TEST_JOB"
 """The variable of the environment by which all processes of a job are found, whatever became of their parents."""
+
+RANK_VARIABLES = (b"PMI_RANK", b"OMPI_COMM_WORLD_RANK")
 
 SET_FOR_TESTS = (
     "MKL_NUM_THREADS",
@@ -105,11 +110,36 @@ class Job:
                     found.append(int(entry.name))
         return found
 
+    def ranks(self) -> list[int]:
+        """The processes of the ranks that run now, in the order of their ranks."""
+        found = {}
+        for pid in self.pids():
+            with contextlib.suppress(OSError):
+                for entry in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                    name, _, value = entry.partition(b"=")
+                    if name in RANK_VARIABLES:
+                        found[int(value)] = pid
+        return [found[rank] for rank in sorted(found)]
+
     def kill(self) -> None:
         for pid in self.pids():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait()
+
+
+def mpirun_command(
+    flavour: Flavour, mpirun: str, ranks: int, program: Sequence[str], exported: Iterable[str] = ()
+) -> list[str]:
+    """The command of plain mpirun for `program`; `exported` names the variables that ranks must see."""
+    return build_command(
+        make_plan(ranks, None, "auto", available_cores()),
+        flavour,
+        mpirun=mpirun,
+        program=program,
+        exported=exported,
+        as_root=os.geteuid() == 0,
+    )
 
 
 Start = Callable[..., Job]
