@@ -63,9 +63,9 @@ def print_error(message: str) -> None:
     sys.stderr.flush()
 
 
-def stagger(rank: int) -> None:
+def stagger(rank: int, seconds: float = STAGGER_S) -> None:
     """Where all ranks fail alike, let the first to print end the others before they print too."""
-    time.sleep(min(STAGGER_S * rank, MAX_STAGGER_S))
+    time.sleep(min(seconds * rank, MAX_STAGGER_S))
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ SAME_S = 1.0
 every process, and mpirun passes on to the ranks its own copy."""
 
 _POLL_S = 0.2
+_STAGGER_S = 0.5  # a signal does not come to all ranks at one moment
 _ABORT_S = 5.0
 
 
@@ -92,8 +93,8 @@ class StopSignals:
                 return
         self.requested = self.requested or signal.Signals(number)
         first = time.monotonic()
-        while time.monotonic() < first + self.grace_s:
-            number = self._next(_POLL_S)
+        while (left := first + self.grace_s - time.monotonic()) > 0:
+            number = self._next(min(_POLL_S, left))
             if number == _CLOSED:
                 return
             if number is not None and time.monotonic() > first + SAME_S:
@@ -111,7 +112,7 @@ class StopSignals:
         return number if number in (*SIGNALS, _CLOSED) else None
 
     def _end(self, code: int, reason: str) -> NoReturn:
-        stagger(environment.launched_rank())
+        stagger(environment.launched_rank(), _STAGGER_S)
         print_error(reason)
         # Should the MPI library wait for the main thread, mpirun sees this process end instead.
         threading.Timer(_ABORT_S, os._exit, [code]).start()

@@ -41,11 +41,11 @@ def steps_of(trainer: Trainer, world: World, wait: Callable[[], None]) -> None:
 
 
 def throttled(trainer: Trainer, world: World) -> None:
-    """Steps take at least 1 ms, so that their number by a certain time is bounded."""
+    """Steps take at least 4 ms, so that their number by a certain time is bounded."""
     train_step = trainer.train_step
 
     def step() -> None:
-        time.sleep(0.001)
+        time.sleep(0.004)
         train_step()
 
     trainer.train_step = step  # type: ignore[method-assign]
