@@ -35,7 +35,7 @@ def send(job: Job, number: int, target: str) -> None:
         "first rank": job.ranks()[:1],
         "last rank": job.ranks()[-1:],
         "all ranks": job.ranks(),
-        "all": [job.process.pid, *job.ranks()],
+        "every process": job.pids(),  # as batch systems do: mpirun, its daemons and the ranks
     }[target]
     assert targets
     for pid in targets:
@@ -61,7 +61,7 @@ def check_interrupted(job: Job) -> Finished:
     return finished
 
 
-@pytest.mark.parametrize("target", ["mpirun", "first rank", "last rank", "all"])
+@pytest.mark.parametrize("target", ["mpirun", "first rank", "last rank", "every process"])
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_ends_the_run_with_a_checkpoint(
     number: signal.Signals, target: str, start: Start, flavour: Flavour, tmp_path: Path
@@ -69,7 +69,7 @@ def test_a_signal_ends_the_run_with_a_checkpoint(
     job = start(3, *ARGUMENTS, cwd=tmp_path)
     wait_for_training(job)
     send(job, number, target)
-    if number == signal.SIGTERM and target in ("mpirun", "all") and flavour is not MPICH:
+    if number == signal.SIGTERM and target in ("mpirun", "every process") and flavour is not MPICH:
         # Open MPI's mpirun kills its ranks a quarter of a second later: too early to be sure of anything.
         assert job.finish(GRACE_S).code != 0
         assert job.remaining() == []
@@ -80,11 +80,17 @@ def test_a_signal_ends_the_run_with_a_checkpoint(
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_the_launcher_passes_the_signal_and_the_exit_code_on(number: signal.Signals, tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", ["the launcher", "every process"])
+def test_the_launcher_passes_the_signal_and_the_exit_code_on(
+    number: signal.Signals, target: str, flavour: Flavour, tmp_path: Path
+) -> None:
+    if target == "every process" and number == signal.SIGTERM and flavour is not MPICH:
+        return  # as above
     job = Job([*LAUNCH, "run", "-n", "2", "--max-restarts", "3", "--", *ARGUMENTS], tmp_path)
     try:
         wait_for_training(job)
-        job.process.send_signal(number)
+        for pid in [job.process.pid] if target == "the launcher" else job.pids():
+            os.kill(pid, number)
         assert "restart" not in check_interrupted(job).text
         assert saved_step(job) > 0
     finally:
