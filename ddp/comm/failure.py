@@ -115,6 +115,7 @@ __all__ = [
     "EXIT_NONFINITE",
     "EXIT_RESUMABLE",
     "EXIT_USER_ERROR",
+    "STAGGER_S",
     "DifferingRankError",
     "Interrupted",
     "NonFiniteError",

@@ -17,7 +17,7 @@ from types import FrameType
 from typing import NoReturn
 
 from ddp.comm import environment
-from ddp.comm.failure import EXIT_FAILURE, EXIT_RESUMABLE, print_error, stagger
+from ddp.comm.failure import EXIT_FAILURE, EXIT_RESUMABLE, STAGGER_S, print_error, stagger
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 SAME_S = 1.0
@@ -25,7 +25,7 @@ SAME_S = 1.0
 every process, and mpirun passes on to the ranks its own copy."""
 
 _POLL_S = 0.2
-_STAGGER_S = 0.5  # a signal does not come to all ranks at one moment
+_STAGGER_S = 2.0  # between rank 0 and the others at the end of the grace: Open MPI 4 takes a second to abort
 _ABORT_S = 5.0
 
 
@@ -101,8 +101,12 @@ class StopSignals:
                 self._end(128 + number, f"a second signal, {signal_name(number)}: stopped at once")
         told = f"checkpoint.grace_s = {self.grace_s:g} s after {self.requested.name}"
         if self.has_work:
-            self._end(EXIT_FAILURE, f"{told}: no end of the step, stopped; the newest checkpoint is an earlier one")
-        self._end(EXIT_RESUMABLE, f"{told}: stopped before the first step; nothing is lost")
+            self._end(
+                EXIT_FAILURE,
+                f"{told}: no end of the step, stopped; the newest checkpoint is an earlier one",
+                _STAGGER_S,
+            )
+        self._end(EXIT_RESUMABLE, f"{told}: stopped before the first step; nothing is lost", _STAGGER_S)
 
     def _next(self, timeout_s: float | None) -> int | None:
         """The next of our signals; None after the time-out, or for a signal of others."""
@@ -111,8 +115,8 @@ class StopSignals:
         number = int.from_bytes(os.read(self._pipe[0], 1), "little")
         return number if number in (*SIGNALS, _CLOSED) else None
 
-    def _end(self, code: int, reason: str) -> NoReturn:
-        stagger(environment.launched_rank(), _STAGGER_S)
+    def _end(self, code: int, reason: str, stagger_s: float = STAGGER_S) -> NoReturn:
+        stagger(environment.launched_rank(), stagger_s)
         print_error(reason)
         # Should the MPI library wait for the main thread, mpirun sees this process end instead.
         threading.Timer(_ABORT_S, os._exit, [code]).start()
