@@ -53,6 +53,15 @@ def test_training_goes_on_while_the_state_of_then_is_written(make_trainer: Make,
     writer = make_writer(trainer, tmp_path)
     then = trainer.model.state_dict()
     momentum = trainer.model.to_state(trainer.optimizer.state["momentum"])
+    to_state = trainer.model.to_state
+
+    def later(flat: np.ndarray) -> dict[str, np.ndarray]:
+        """The thread is slow: it looks at the buffers when training has changed them."""
+        disk.busy.set()
+        assert disk.free.wait(WAIT_S)
+        return to_state(flat)
+
+    trainer.model.to_state = later  # type: ignore[method-assign]
     writer.begin(1, evaluated=True)
     assert disk.busy.wait(WAIT_S)
     trainer.train_step()  # returns, although nothing is written yet
@@ -69,6 +78,7 @@ def test_training_goes_on_while_the_state_of_then_is_written(make_trainer: Make,
         np.testing.assert_array_equal(saved.parameters[name], then[name])
     for name in momentum:
         np.testing.assert_array_equal(saved.optimizer["momentum"][name], momentum[name])
+    trainer.model.to_state = to_state  # type: ignore[method-assign]
     now = trainer.model.state_dict()
     assert not all(np.array_equal(then[name], now[name]) for name in now)
 
