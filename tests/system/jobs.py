@@ -121,11 +121,26 @@ class Job:
                         found[int(value)] = pid
         return [found[rank] for rank in sorted(found)]
 
+    def shared_memory(self) -> set[Path]:
+        """The files in /dev/shm that processes of this job use now: whoever kills these must delete those."""
+        found = set()
+        for pid in self.pids():
+            with contextlib.suppress(OSError):
+                for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+                    path = line.split(maxsplit=5)[5:]
+                    if path and path[0].startswith("/dev/shm/") and not path[0].endswith(" (deleted)"):
+                        found.add(Path(path[0]))
+        return found
+
     def kill(self) -> None:
+        """Kill every process, and delete what the MPI library then leaves behind."""
+        shared = self.shared_memory()
         for pid in self.pids():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait()
+        for path in shared:
+            path.unlink(missing_ok=True)
 
 
 def mpirun_command(

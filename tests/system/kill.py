@@ -70,7 +70,7 @@ def kill_and_resume(
 
 def kill(job: Job, generator: random.Random) -> str:
     """Kill a rank or all of a job, and wait for the end of all; says what was killed."""
-    alive = job.ranks()
+    alive, shared = job.ranks(), job.shared_memory()
     rank = generator.randrange(len(alive)) if alive and generator.random() < 0.5 else None
     for pid in job.pids() if rank is None else [alive[rank]]:
         with contextlib.suppress(ProcessLookupError):
@@ -81,6 +81,8 @@ def kill(job: Job, generator: random.Random) -> str:
     while job.pids():
         assert time.monotonic() < deadline, "some ranks go on after one was killed"
         time.sleep(0.02)
+    for path in shared:
+        path.unlink(missing_ok=True)
     return "the whole job" if rank is None else f"rank {rank}"
 
 
