@@ -190,11 +190,15 @@ class CheckpointConfig:
     """Epochs between checkpoints; 0: none by epochs."""
     keep: int = 2
     """Newest checkpoints kept; 0: all."""
+    grace_s: float = 30.0
+    """Seconds from SIGTERM or SIGUSR1 within which the run ends; 0.1 or more."""
 
     def __post_init__(self) -> None:
         _require(self.every_steps >= 0, "checkpoint.every_steps", self.every_steps, "use 0 or more")
         _require(self.every_epochs >= 0, "checkpoint.every_epochs", self.every_epochs, "use 0 or more")
         _require(self.keep >= 0, "checkpoint.keep", self.keep, "use 0 or more")
+        fix = "use a finite number of seconds, 0.1 or more"
+        _require(0.1 <= self.grace_s < math.inf, "checkpoint.grace_s", self.grace_s, fix)
 
 
 @dataclass(frozen=True, kw_only=True)

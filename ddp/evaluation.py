@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ddp.comm.agreement import GO_ON, Agreement
 from ddp.comm.world import World
 from ddp.data import Split
 from ddp.nn import Loss, Sequential
@@ -62,16 +63,32 @@ class Evaluator:
         self._integers = np.zeros(len(split) + 1, np.int32)
         self._losses, self._num_correct = self._integers[:-1].view(np.float32), self._integers[-1:]
 
-    def evaluate(self, model: Sequential, loss: Loss) -> Evaluation:
-        """Run the model forward on the split, without dropout; collective."""
+        # The same on all ranks, though rank 0 has the most samples.
+        self.rounds = -(-len(block_partition(len(split), world.size, 0)) // batch_size)
+
+    def evaluate(self, model: Sequential, loss: Loss, agreement: Agreement | None = None) -> Evaluation:
+        """Run the model forward on the split, without dropout; collective.
+
+        Args:
+            model: the network.
+            loss: of its outputs.
+            agreement: where the ranks report that the run is to stop; default: evaluation runs to its end.
+
+        Raises:
+            StopAgreed: on all ranks after the same batch, if a rank reports so.
+        """
+        agreement = agreement or Agreement(self.world, False, lambda: GO_ON)
         self._integers.fill(0)
-        for start in range(self.mine.start, self.mine.stop, self.batch_size):
-            indices = np.arange(start, min(start + self.batch_size, self.mine.stop))
-            inputs, targets = self.split.gather(indices, self.buffer)
-            outputs = model.forward(inputs, training=False)
-            loss.forward(outputs, targets)
-            self._losses[indices] = loss.sample_losses
-            self._num_correct += _num_correct(outputs, targets)
+        for number in range(self.rounds):
+            with agreement.with_step():
+                indices = np.array(self.mine[number * self.batch_size : (number + 1) * self.batch_size], np.int64)
+                if len(indices):
+                    inputs, targets = self.split.gather(indices, self.buffer)
+                    outputs = model.forward(inputs, training=False)
+                    loss.forward(outputs, targets)
+                    self._losses[indices] = loss.sample_losses
+                    self._num_correct += _num_correct(outputs, targets)
+            agreement.check()
         self.world.all_reduce(self._integers)
         samples = len(self.split)
         is_regression = self.split.targets.dtype == np.float32

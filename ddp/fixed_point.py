@@ -65,6 +65,9 @@ class FloatScales:
         """Where each leaf begins in a rank's part of the batch, and the end: all its samples make one leaf."""
         return shards[[0, -1]]
 
+    def set_exponents(self, exponents: npt.NDArray[np.int64]) -> None:
+        """Nothing."""
+
 
 class FixedPointScales(FloatScales):
     """For sums in int32.
@@ -112,8 +115,9 @@ class FixedPointScales(FloatScales):
         return shards
 
     def set_exponents(self, exponents: npt.NDArray[np.int64]) -> None:
-        """Take exponents (T,), as of a checkpoint."""
-        self.exponents[:] = exponents
+        """Take exponents (T,), as of a checkpoint; of one without any, none."""
+        if exponents.size:
+            self.exponents[:] = exponents
         self.scales[:] = np.ldexp(np.float32(1), self.exponents)
         self.inverses[:] = np.ldexp(np.float32(1), -self.exponents)
 

@@ -10,6 +10,7 @@ import tomli_w
 
 from ddp.checkpoint import (
     CheckpointError,
+    delete_unfinished,
     find_checkpoints,
     load_checkpoint,
     set_aside_later_checkpoints,
@@ -68,8 +69,9 @@ def create_run_directory(config: Config, resume_step: int | None) -> RunDirector
     try:
         run.checkpoints.mkdir(parents=True, exist_ok=True)
         write_atomically(run.path / "config.toml", tomli_w.dumps(to_dict(config)).encode())
-        run.metrics.open("a").close()
+        _cut_torn_line(run.metrics)
         if resume_step is not None:
+            delete_unfinished(run.checkpoints)
             set_aside_later_checkpoints(run.checkpoints, resume_step)
     except OSError as error:
         raise ValueError(
@@ -77,6 +79,13 @@ def create_run_directory(config: Config, resume_step: int | None) -> RunDirector
             " choose a writable directory with --output.dir"
         ) from None
     return run
+
+
+def _cut_torn_line(metrics: Path) -> None:
+    """Make the event log, or end it after its last whole line: a run that was killed may have left part of one."""
+    with open(metrics, "ab+") as file:
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def find_resume_point(output: OutputConfig, resume: str) -> tuple[Path | None, list[str]]:

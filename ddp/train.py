@@ -10,7 +10,7 @@
 
 Every field of the configuration is an option, `--SECTION.FIELD VALUE`; `--help` lists them.
 Exit codes: 0 done; 2 the user's mistake; 3 the loss or a gradient became non-finite; 4 a rank or the network failed, or
-the ranks' parameters differ.
+the ranks' parameters differ; 75 interrupted by SIGTERM or SIGUSR1, continue with `--resume auto`.
 """
 
 from __future__ import annotations
@@ -27,14 +27,17 @@ from ddp.comm import environment
 from ddp.comm.failure import (
     EXIT_FAILURE,
     EXIT_NONFINITE,
+    EXIT_RESUMABLE,
     EXIT_USER_ERROR,
     DivergedError,
+    Interrupted,
     NonFiniteError,
     UserError,
     WrongLauncherError,
     abort_all_on_exception,
     print_error,
 )
+from ddp.comm.signals import StopSignals
 
 if TYPE_CHECKING:
     from ddp.comm.world import World
@@ -47,6 +50,8 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Join the world, read the configuration, train; the exit code of this rank."""
     started = time.perf_counter()
+    signals = StopSignals()
+    signals.install()
     environment.prepare()
     # From here on the order of imports matters: MPI and Numba read the environment when they are loaded.
     try:
@@ -57,9 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if environment.launched_rank() == 0:
             print_error(str(error))
         return EXIT_USER_ERROR
+    signals.abort = world.abort
     with abort_all_on_exception(world.rank, world.abort):
         try:
-            return _run(world, sys.argv[1:] if arguments is None else arguments, started)
+            return _run(world, signals, sys.argv[1:] if arguments is None else arguments, started)
         except UserError as error:
             if world.rank == error.rank:
                 print_error(str(error))
@@ -74,15 +80,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if world.is_root:
                 print_error(str(error))
             return EXIT_FAILURE
+        except Interrupted as reason:
+            if world.is_root:
+                sys.stderr.write(f"{reason}\n")
+            return EXIT_RESUMABLE
 
 
-def _run(world: World, arguments: Sequence[str], started: float) -> int:
+def _run(world: World, signals: StopSignals, arguments: Sequence[str], started: float) -> int:
     invocation = _read_invocation(world, arguments)
     if invocation is None:
         return 0
     config = invocation.config
+    signals.grace_s = config.checkpoint.grace_s
     _use_threads(world, config.threads or world.threads_per_rank())
+    _stop_if_asked(world, signals)
     trainer = _build_trainer(world, config)
+    trainer.signals = signals
+    _stop_if_asked(world, signals)
     resume_from = _find_resume_point(world, invocation)
     if resume_from is not None:
         world.run_together(lambda: trainer.resume(resume_from))
@@ -90,7 +104,11 @@ def _run(world: World, arguments: Sequence[str], started: float) -> int:
     run = _open_run(world, trainer, invocation, started)
     try:
         _warm_up(world, trainer)
+        _stop_if_asked(world, signals)
+        signals.has_work = True
         trainer.train()
+    except Interrupted as reason:
+        raise Interrupted(f"{reason}; continue with --output.name {run.path.name} --resume auto") from None
     finally:  # an error is shown on a terminal without the bar
         trainer.metrics.close()
         trainer.progress.close()
@@ -160,6 +178,12 @@ def _find_resume_point(world: World, invocation: Invocation) -> Path | None:
     return path
 
 
+def _stop_if_asked(world: World, signals: StopSignals) -> None:
+    """Before the first step: if a signal has come to any rank, end on all; there is nothing to save."""
+    if world.any_rank(signals.requested is not None):
+        raise Interrupted("interrupted by a signal before the first step")
+
+
 def _warm_up(world: World, trainer: Trainer) -> None:
     """Compile on one rank of each node, under the cache's lock; then the others load what it compiled."""
     from ddp.kernels.jit import exclusive_cache
@@ -168,7 +192,8 @@ def _warm_up(world: World, trainer: Trainer) -> None:
         with exclusive_cache():
             trainer.warm_up()
 
-    world.first_on_node(compile_kernels, trainer.warm_up)
+    until_signal = trainer.signals.until_signal
+    world.first_on_node(lambda: until_signal(compile_kernels), lambda: until_signal(trainer.warm_up))
 
 
 def _open_run(world: World, trainer: Trainer, invocation: Invocation, started: float) -> RunDirectory:

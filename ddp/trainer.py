@@ -9,34 +9,23 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
-import numpy.typing as npt
 
-from ddp.checkpoint import (
-    Checkpoint,
-    check_same_run,
-    checkpoint_path,
-    delete_old_checkpoints,
-    load_checkpoint,
-    parameters_sha256,
-    save_checkpoint,
-    save_model,
-)
-from ddp.comm.failure import NonFiniteError
-from ddp.comm.reducers import build_reducer
-from ddp.comm.reports import ShardReports
+from ddp.checkpoint import check_same_run, load_checkpoint, parameters_sha256, save_model
+from ddp.checkpoint_writer import CheckpointWriter
+from ddp.comm.agreement import GO_ON, WRITE_FAILED, Agreement, StopAgreed
+from ddp.comm.failure import Interrupted, NonFiniteError
+from ddp.comm.signals import StopSignals, signal_name
 from ddp.comm.world import World
-from ddp.config import Config, to_dict
+from ddp.config import Config
 from ddp.data import Dataset, Sampler
 from ddp.evaluation import Evaluation, Evaluator, evaluation_batch
-from ddp.fixed_point import Verdict, build_scales
+from ddp.global_gradient import Batch, GlobalGradient
 from ddp.kernels import jit
 from ddp.kernels.peak import measure_peak_gflops
-from ddp.kernels.types import Float32
 from ddp.models import build_loss, build_model
 from ddp.nn import Draws
 from ddp.observe import profile
@@ -48,20 +37,6 @@ from ddp.optim import build_optimizer, learning_rate
 from ddp.partition import block_partition
 from ddp.replicas import ReplicaCheck
 from ddp.run_directory import RunDirectory
-
-
-@dataclass(frozen=True)
-class Batch:
-    """A rank's part of a global batch."""
-
-    inputs: Float32
-    targets: npt.NDArray[Any]
-    draws: Draws
-    """What the step is, and where the rank's logical shards lie in its part."""
-    rows: slice
-    """The numbers of its shards among those of all ranks."""
-    global_size: int
-    """Samples of all ranks."""
 
 
 class Trainer:
@@ -95,23 +70,21 @@ class Trainer:
         self.loss.build(self.model.output_shape[0], at_once)
         self.buffer = dataset.train.make_buffer(capacity)
         self.optimizer = build_optimizer(config.optimizer, self.model)
-        self.reports = ShardReports(config.batch.shards, self.model.scales.size, self.model.num_statistics)
-        self.scales = build_scales(config.comm.exact, self.model.scales, config.batch.shards)
-        slices = self.model.parameter_slices.values()
-        self.reducer = build_reducer(
-            config.comm.reducer, world, self.model.gradient_sums, self.reports.integers, slices
-        )
+        self.gradient = GlobalGradient(config, world, self.model, self.loss)
         check_every = 0 if config.comm.reducer == "dummy" else config.comm.check_every
-        self.replicas = ReplicaCheck(world, check_every, self.model, self.optimizer, self.scales)
+        self.replicas = ReplicaCheck(world, check_every, self.model, self.optimizer, self.gradient.scales)
         self.evaluator = Evaluator(world, dataset.test, at_once)
         self.data_checksum = world.once_on_node(dataset.checksum)
         self.timers = PhaseTimers()
         self.profile: profile.Profile | None = None
         self.step, self.logged_step, self.evaluated_step = 0, 0, -1
         self.samples_done, self.samples_logged, self.train_s = 0, 0, 0.0
-        self.batch_samples, self.grad_norm, self.lr, self.repeats = 0, 0.0, 0.0, 0
+        self.batch_samples, self.grad_norm, self.lr = 0, 0.0, 0.0
         self.evaluation: Evaluation | None = None
+        self.evaluation_owed = False
         self.peak_gflops = math.nan
+        self.signals = StopSignals()
+        self.agreement = Agreement(world, config.comm.reducer != "dummy", self._report)
         self.use_outputs(MetricsLog(None, time.perf_counter()), Progress(), None)
 
     def use_outputs(
@@ -120,6 +93,11 @@ class Trainer:
         """Say where events, progress, files and digests of parameters go; without this call nothing is written."""
         self.metrics, self.progress, self.run = metrics, progress, run
         self.parameter_log = log or ParameterLog(None)
+        self.writer: CheckpointWriter | None = None
+        if run is not None:
+            self.writer = CheckpointWriter(
+                run.checkpoints, self.config, self.data_checksum, self.model, self.optimizer, self.gradient.scales
+            )
 
     @property
     def threads(self) -> int:
@@ -147,8 +125,9 @@ class Trainer:
         # Of the steps' own kind, read-only: Numba compiles anew for a writable array.
         draws = Draws(self.config.seed, 0, self.sampler.global_batch(0, 0)[:1], np.array([0, 1]))
         self.model.forward(inputs, training=False)
-        self._compute_gradient(Batch(inputs, targets, draws, slice(0, 1), 1))
-        self.reports.clear()
+        assert draws.shards is not None
+        self.gradient.compute_part(Batch(inputs, targets, draws, draws.shards, slice(0, 1), 1))
+        self.gradient.reports.clear()
         self.optimizer.warm_up()
         self.peak_gflops = measure_peak_gflops()
 
@@ -158,12 +137,24 @@ class Trainer:
         Raises:
             NonFiniteError: on all ranks, if a gradient is not finite and `train.on_nonfinite` is `stop`.
             DivergedError: on all ranks, if their parameters differ.
+            Interrupted: on all ranks, if a signal asked one of them to stop; a checkpoint is written.
+            UserError: on all ranks, if a checkpoint could not be written.
         """
         if self.config.output.profile:
             self.profile = profile.Profile(self.model.layers)
         self.parameter_log.write(self.step, self.model.state_dict)
         self.replicas.check(self.step)
+        try:
+            self._train()
+        except StopAgreed:
+            self._stop()
+        self._finish()
+
+    def _train(self) -> None:
         self.timers.take()
+        if self.evaluation_owed and self.config.train.evaluate_every:
+            with self.timers.excluded():
+                self.evaluate()
         while self.step < self.total_steps:
             self.train_step()
             self.parameter_log.write(self.step, self._step_values)
@@ -172,6 +163,7 @@ class Trainer:
             if self.step % self.config.output.log_every == 0 or self.step == self.total_steps:
                 self._log_step()
             with self.timers.excluded():
+                self.agreement.check()
                 if self._is_due(self.config.train.evaluate_every):
                     self.evaluate()
                 if self._is_checkpoint_due():
@@ -179,27 +171,21 @@ class Trainer:
         self._require_finite(bool(np.isfinite(self.model.parameters).all()), "the result of the last step")
         if self.config.train.evaluate_every and self.evaluated_step != self.step:
             self.evaluate()
-        self._finish()
 
     def train_step(self) -> None:
         """One step of SGD: gather, forward, backward, reduce, update."""
         with self.timers.phase("data"):
             batch = self._gather()
-        while True:
-            with self.timers.phase("compute"):
-                self._compute_gradient(batch)
-            with self.timers.phase("comm"):
-                self.reducer.reduce()
-            largest = self.reports.largest.max(axis=0)
-            verdict = self.scales.judge(largest)
-            if verdict is not Verdict.REPEAT:
-                break
-            self.scales.adapt(largest, at_once=True)
-            self.repeats += 1
+        is_finite = self.gradient.compute(batch, self.timers, self.agreement)
         with self.timers.phase("update"):
-            if self._is_gradient_finite(verdict):
-                self._update(batch.global_size)
-                self.scales.adapt(largest, at_once=False)
+            if not is_finite:
+                self.grad_norm = math.nan
+                self._require_finite(False, f"the gradient of step {self.step + 1}")
+            else:
+                scale = 1 / batch.global_size if self.config.loss.reduction == "mean" else 1.0
+                self.lr = self._learning_rate()
+                self.grad_norm = self.optimizer.step(self.lr, self.gradient.scaled_by(scale))
+                self.gradient.accept()
         self.step += 1
         self.batch_samples = batch.global_size
         self.samples_done += batch.global_size
@@ -213,47 +199,51 @@ class Trainer:
         shards = self.sampler.rank_shards(size, rank, world_size)
         draws = Draws(self.config.seed, self.step, indices[mine.start : mine.stop], shards)
         inputs, targets = self.dataset.train.gather(draws.samples, self.buffer)
-        return Batch(inputs, targets, draws, self.sampler.rank_rows(rank, world_size), size)
-
-    def _compute_gradient(self, batch: Batch) -> None:
-        """Forward and backward: the sums of the gradients of this rank's shards, and what the shards report."""
-        shards, rows = batch.draws.shards, batch.rows
-        assert shards is not None
-        outputs = self.model.forward(batch.inputs, True, batch.draws)
-        self.loss.forward(outputs, batch.targets)
-        self.model.backward(self.loss.backward(), self.scales.leaves(shards), input_gradient=False)
-        self.reports.clear()
-        if rows.stop > rows.start:
-            self.loss.write_shards(shards, self.reports.loss[rows])
-            self.model.write_statistics(self.reports.statistics[rows])
-            self.reports.largest[rows.start] = self.model.largest
-
-    def _update(self, batch_size: int) -> None:
-        """Apply the global gradient, which every rank has."""
-        scale = 1 / batch_size if self.config.loss.reduction == "mean" else 1.0
-        self.lr = self._learning_rate()
-        self.grad_norm = self.optimizer.step(self.lr, np.float32(scale) * self.scales.inverses)
-        self.model.update_statistics(self.reports.statistics)
+        return Batch(inputs, targets, draws, shards, self.sampler.rank_rows(rank, world_size), size)
 
     @property
     def loss_sum(self) -> float:
         """The sum of the losses of the last step's global batch."""
-        return float(self.reports.loss.sum())
+        return self.gradient.loss_sum
 
     def parameters_sha256(self) -> str:
         """SHA-256 of the present parameters, in state-dict order."""
         return parameters_sha256(self.model.state_dict())
 
     def checkpoint(self) -> None:
-        """Write a checkpoint of the present step, from rank 0."""
-        if self.run is None:
-            return
-        state = {name: self.model.to_state(buffer) for name, buffer in self.optimizer.state.items()}
-        path = checkpoint_path(self.run.checkpoints, self.step)
-        parameters = self.model.state_dict()
-        save_checkpoint(path, Checkpoint(self.step, to_dict(self.config), self.data_checksum, parameters, state))
-        delete_old_checkpoints(self.run.checkpoints, self.config.checkpoint.keep, path)
-        self.metrics.write("checkpoint", path=str(path.relative_to(self.run.path)), step=self.step)
+        """Let rank 0 begin to write a checkpoint of the present step; the others go on at once."""
+        if self.writer is not None:
+            is_owed = self._is_due(self.config.train.evaluate_every) and self.evaluated_step != self.step
+            self.writer.begin(self.step, evaluated=not is_owed)
+            self._log_checkpoints()
+
+    def _log_checkpoints(self) -> None:
+        if self.writer is not None and self.run is not None:
+            for step, path in self.writer.take_written():
+                self.metrics.write("checkpoint", path=str(path.relative_to(self.run.path)), step=step)
+
+    def _report(self) -> int:
+        """What the other ranks are to know of this one, with the next step."""
+        if self.writer is not None and self.writer.error is not None:
+            return WRITE_FAILED
+        return self.signals.requested or GO_ON
+
+    def _stop(self) -> NoReturn:
+        """Write a checkpoint of the present step, unless there is one, and end the run on all ranks."""
+
+        def save() -> int:
+            if self.writer is None:
+                return -1
+            self.writer.finish()
+            if self.writer.newest_step != self.step:
+                self.checkpoint()
+                self.writer.finish()
+            self._log_checkpoints()
+            return self.writer.newest_step
+
+        step = self.world.run_on_root(save)
+        saved = f"checkpoint of step {step} saved" if step >= 0 else f"no run directory, so step {self.step} is lost"
+        raise Interrupted(f"interrupted by {signal_name(self.agreement.value)}: {saved}")
 
     def resume(self, path: Path) -> None:
         """Continue from a checkpoint, made on any number of ranks.
@@ -266,7 +256,9 @@ class Trainer:
         self.model.load_state_dict(checkpoint.parameters)
         for name, buffer in self.optimizer.state.items():
             self.model.from_state(checkpoint.optimizer.get(name, {}), buffer)
+        self.gradient.scales.set_exponents(checkpoint.exponents)
         self.step = self.logged_step = checkpoint.step
+        self.evaluation_owed = not checkpoint.evaluated
 
     def _check_batch(self) -> None:
         samples, batch = len(self.dataset.train), self.config.batch.size
@@ -278,14 +270,6 @@ class Trainer:
     def _learning_rate(self) -> float:
         steps = self.config.train.epochs * self.steps_per_epoch
         return learning_rate(self.config.schedule, self.config.optimizer.lr, self.step, steps, self.steps_per_epoch)
-
-    def _is_gradient_finite(self, verdict: Verdict) -> bool:
-        """Whether the gradient is finite; ranks that reduced it agree, since all hold the same reports."""
-        is_finite = verdict is Verdict.USE
-        if not is_finite:
-            self.grad_norm = math.nan
-        self._require_finite(is_finite, f"the gradient of step {self.step + 1}")
-        return is_finite
 
     def _require_finite(self, is_finite: bool, what: str) -> None:
         """Stop the run, on all ranks, at the first NaN or infinity, unless it is configured to go on."""
@@ -299,7 +283,7 @@ class Trainer:
     def _step_values(self) -> dict[str, Any]:
         """What a step has computed, and must be the same on any number of ranks."""
         return self.model.state_dict() | {
-            "training loss": self.reports.loss.sum(),
+            "training loss": self.loss_sum,
             "gradient norm": np.float64(self.grad_norm),
         }
 
@@ -340,10 +324,13 @@ class Trainer:
             data_ms=by_phase["data"],
             slowest_rank=int(rows[:, PHASES.index("compute")].argmax()),
         )
+        self._log_checkpoints()
+        if not self.agreement.with_steps:
+            self.agreement.now()
 
     def evaluate(self) -> Evaluation:
         """Evaluate the present parameters on the test split, and log the result."""
-        result = self.evaluation = self.evaluator.evaluate(self.model, self.loss)
+        result = self.evaluation = self.evaluator.evaluate(self.model, self.loss, self.agreement)
         self.evaluated_step, epoch = self.step, self._epoch_of_last_step()
         name, value = result.quality
         self.metrics.write(
@@ -368,10 +355,15 @@ class Trainer:
         for line in profile.table(rows):
             self.progress.message(line)
 
+    def _write_results(self) -> None:
+        if self.writer is not None and self.run is not None:
+            self.writer.finish()
+            self._log_checkpoints()
+            save_model(self.run.model, self.model.state_dict(), self.model.parameter_dict())
+
     def _finish(self) -> None:
         parameters = self.model.parameter_dict()
-        if self.run is not None:
-            save_model(self.run.model, self.model.state_dict(), parameters)
+        self.world.run_on_root(self._write_results)
         if self.profile is not None:
             self._report_profile(self.profile)
         samples_per_s = self.samples_done / self.train_s if self.train_s else 0.0

@@ -8,19 +8,31 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from launch import supervise, verify
 from launch.discovery import Library, find_mpirun, flavour_of, query_library
 from launch.environment import parse_assignment, rank_environment, shell_line
 from launch.errors import UsageError
 from launch.flavours import build_command
-from launch.placement import available_cores, make_plan
+from launch.placement import Plan, available_cores, make_plan
+from launch.restart import run_with_restarts
+from launch.supervise import Ended
+from launch.trainer_arguments import checkpoint_grace_s, option_values
 
 TRAINER = (sys.executable, "-m", "ddp.train")
 """What each rank runs: the trainer, in the Python that runs the launcher."""
+
+
+class Job(NamedTuple):
+    """What is started."""
+
+    plan: Plan
+    command: list[str]
+    environment: dict[str, str]
+    """What ranks see beside the launcher's own."""
+
 
 _CRASHES = {signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE}
 
@@ -53,23 +65,36 @@ def main(
 
 def _run(options: argparse.Namespace, program: list[str], trainer: list[str], library: Callable[[], Library]) -> int:
     threads = agreed_threads(options.threads, trainer)
-    plan = make_plan(options.n, threads, options.bind, available_cores())
     flavour = flavour_of(library(), options.mpi)
-    environment = rank_environment(plan, flavour, {**_terminal(), **dict(map(parse_assignment, options.env))})
-    command = build_command(
-        plan,
-        flavour,
-        mpirun=find_mpirun(flavour, Path(sys.executable).parent, os.environ.get("PATH", os.defpath)),
-        program=[*program, *trainer, *_threads_argument(options.threads, trainer)],
-        exported=environment,
-        as_root=os.geteuid() == 0,
-    )
-    if plan.warning and options.dry_run:  # a run says so itself
-        _say(f"warning: {plan.warning}")
+    mpirun = find_mpirun(flavour, Path(sys.executable).parent, os.environ.get("PATH", os.defpath))
+    trainer = [*trainer, *_threads_argument(options.threads, trainer)]
+
+    def plan_job(arguments: Sequence[str]) -> Job:
+        plan = make_plan(options.n, threads, options.bind, available_cores())
+        environment = rank_environment(plan, flavour, {**_terminal(), **dict(map(parse_assignment, options.env))})
+        command = build_command(
+            plan,
+            flavour,
+            mpirun=mpirun,
+            program=[*program, *arguments],
+            exported=environment,
+            as_root=os.geteuid() == 0,
+        )
+        return Job(plan, command, environment)
+
+    def start(arguments: Sequence[str]) -> Ended:
+        job = plan_job(arguments)
+        environment = {**os.environ, **job.environment}
+        return supervise.watch(job.command, environment, checkpoint_s=checkpoint_grace_s(arguments))
+
     if options.dry_run:
-        sys.stdout.write(f"{plan}\n{shell_line(command, environment, os.environ)}\n")
+        job = plan_job(trainer)
+        if job.plan.warning:  # a run says so itself
+            _say(f"warning: {job.plan.warning}")
+        sys.stdout.write(f"{job.plan}\n{shell_line(job.command, job.environment, os.environ)}\n")
         return 0
-    code = supervise.run(command, {**os.environ, **environment})
+    restarts = options.max_restarts
+    code = run_with_restarts(start, trainer, restarts, _say) if restarts else start(trainer).code
     if code - 128 in _CRASHES:
         _say(f"error: a rank or mpirun was killed by {signal.Signals(code - 128).name} (exit code {code})")
     return code
@@ -84,7 +109,7 @@ def agreed_threads(launcher: int | None, trainer: Sequence[str]) -> int | None:
     values = [launcher] if launcher is not None else []
     try:
         # The trainer's 0 leaves the choice open, as its configuration file may do.
-        values += [positive(text) for text in _values(trainer) if text != "0"]
+        values += [positive(text) for text in option_values(trainer, "threads") if text != "0"]
     except argparse.ArgumentTypeError as mistake:
         raise UsageError(f"--threads {mistake}") from None
     if len(set(values)) > 1:
@@ -100,7 +125,7 @@ def _terminal() -> dict[str, str]:
 
 def _threads_argument(launcher: int | None, trainer: Sequence[str]) -> list[str]:
     """What to add for the trainer: only what was asked for, so that a value in its configuration file stands."""
-    return [] if launcher is None or _values(trainer) else ["--threads", str(launcher)]
+    return [] if launcher is None or option_values(trainer, "threads") else ["--threads", str(launcher)]
 
 
 def positive(text: str) -> int:
@@ -114,10 +139,15 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def _values(trainer: Sequence[str]) -> list[str]:
-    """The values of all `--threads V` and `--threads=V`."""
-    apart = [value for name, value in pairwise([*trainer, ""]) if name == "--threads"]
-    return apart + [part.partition("=")[2] for part in trainer if part.startswith("--threads=")]
+def not_negative(text: str) -> int:
+    """A whole number of at least 0.
+
+    Raises:
+        argparse.ArgumentTypeError: if `text` is anything else.
+    """
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
+    return int(text)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -133,8 +163,9 @@ def _parser() -> argparse.ArgumentParser:
         help="train with several ranks on this host",
         description="Train with P ranks on this host, with the MPI library that mpi4py loads.",
         usage="%(prog)s -n P [options] [-- ddp.train arguments]",
-        epilog="Exit code: that of the job (0 done, 2 a mistake in the arguments, see ddp.train); "
-        "130 and 143 after SIGINT and SIGTERM, which end all ranks within seconds.",
+        epilog="Exit code: that of the job (0 done, 2 a mistake in the arguments, see ddp.train); 75 after SIGTERM or "
+        "SIGUSR1, when the job has written a checkpoint, within its checkpoint.grace_s; 130 after SIGINT, which ends "
+        "all ranks within seconds; 143 after a SIGTERM for which there was no time.",
         allow_abbrev=False,
     )
     placement = run.add_argument_group("ranks and cores")
@@ -162,6 +193,14 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="K=V",
         help="set a variable for every rank, overriding the launcher's; may be repeated (default: none)",
+    )
+    run.add_argument(
+        "--max-restarts",
+        type=not_negative,
+        default=0,
+        metavar="N",
+        help="when a rank, the network or mpirun fails, start again from the newest checkpoint, at most N times "
+        "(default: %(default)s)",
     )
     run.add_argument("--dry-run", action="store_true", help="print the plan and the command, start nothing")
     verify.add_parser(commands)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 EXIT_USER_ERROR = 2
 EXIT_NONFINITE = 3
 EXIT_FAILURE = 4
+EXIT_RESUMABLE = 75
 EXIT_INTERRUPTED = 130
 
 STAGGER_S = 0.1
@@ -41,6 +42,10 @@ class NonFiniteError(ArithmeticError):
         self.agreed = agreed
 
 
+class Interrupted(Exception):
+    """A signal asked the run to stop; raised by all ranks alike, when a checkpoint of what is done exists."""
+
+
 class DifferingRankError(UserError):
     """A rank has other data, configuration or parameters than the rest."""
 
@@ -62,12 +67,17 @@ def print_error(message: str) -> None:
     sys.stderr.flush()
 
 
+def stagger(rank: int, seconds: float = STAGGER_S) -> None:
+    """Where all ranks fail alike, let the first to print end the others before they print too."""
+    time.sleep(min(seconds * rank, MAX_STAGGER_S))
+
+
 @contextlib.contextmanager
 def abort_all_on_exception(rank: int, abort: Callable[[int], None]) -> Iterator[None]:
     """End every rank when this one raises what is not agreed on by all.
 
     An uncaught exception would leave the others waiting in a collective for ever. User errors, parameters that differ
-    and non-finite numbers are raised by all ranks alike and pass through, as does SystemExit.
+    and non-finite numbers are raised by all ranks alike and pass through, as do interruptions and SystemExit.
 
     Args:
         rank: this rank.
@@ -75,8 +85,7 @@ def abort_all_on_exception(rank: int, abort: Callable[[int], None]) -> Iterator[
     """
 
     def fail(error: BaseException) -> None:
-        # Where all ranks fail alike, the first to print ends the others before they print too.
-        time.sleep(min(STAGGER_S * rank, MAX_STAGGER_S))
+        stagger(rank)
         sys.stderr.write(f"error: rank {rank} on {os.uname().nodename} failed:\n")
         traceback.print_exception(error)
         sys.stderr.flush()
@@ -89,7 +98,7 @@ def abort_all_on_exception(rank: int, abort: Callable[[int], None]) -> Iterator[
     threading.excepthook = fail_thread
     try:
         yield
-    except (UserError, DivergedError, SystemExit):
+    except (UserError, DivergedError, Interrupted, SystemExit):
         raise
     except NonFiniteError as error:
         if error.agreed:
@@ -108,12 +117,16 @@ __all__ = [
     "EXIT_FAILURE",
     "EXIT_INTERRUPTED",
     "EXIT_NONFINITE",
+    "EXIT_RESUMABLE",
     "EXIT_USER_ERROR",
+    "STAGGER_S",
     "DifferingRankError",
     "DivergedError",
+    "Interrupted",
     "NonFiniteError",
     "UserError",
     "WrongLauncherError",
     "abort_all_on_exception",
     "print_error",
+    "stagger",
 ]

@@ -152,6 +152,10 @@ class World:
             follow()
         _sleep_until_all_arrive(self.comm)
 
+    def any_rank(self, condition: bool) -> bool:
+        """Whether a condition holds on any rank."""
+        return bool(self.comm.allreduce(condition, op=MPI.LOR))
+
     def check_agreement(self, facts: Mapping[str, str]) -> None:
         """Compare named facts, such as checksums, over all ranks.
 

@@ -23,7 +23,7 @@ def _epoch_order(seed: int, epoch: int, num_samples: int) -> npt.NDArray[np.int6
 class Sampler:
     """Cuts each epoch's permutation into global batches, shards and ranks' parts.
 
-    The contract:
+    The contract, for every number of samples, batch size, number of shards, seed, epoch and number of ranks:
 
     - An epoch visits every sample once, in the order `ddp.rng.permutation(seed, epoch, num_samples)`,
       which no rank, thread or earlier call can change.
@@ -33,6 +33,10 @@ class Sampler:
       `block_partition(n, num_shards, shard)`: the same for every number of ranks.
     - Rank r owns the contiguous shards `block_partition(num_shards, world_size, r)`. Concatenated in
       rank order, the ranks' parts are the global batch; a rank without shards has an empty part.
+    - Nothing is remembered from one call to the next: what a step works on is a function of the step. So a run
+      that stops after any number of steps and goes on with another number of ranks sees exactly what it would
+      have seen: the union of what the ranks see, before and after, is each epoch's permutation, every sample
+      once, in the order of the global batches.
 
     Attributes:
         num_samples: size of the training split, at least 1.

@@ -82,7 +82,11 @@ def build(config: Config, world: World) -> Trainer:
 
 def bits(trainer: Trainer) -> bytes:
     """Of parameters, running statistics, momentum and the scales of the gradient sums."""
-    arrays = [*trainer.model.state_dict().values(), *trainer.optimizer.state.values(), trainer.scales.exponents]
+    arrays = [
+        *trainer.model.state_dict().values(),
+        *trainer.optimizer.state.values(),
+        trainer.gradient.scales.exponents,
+    ]
     return b"".join(array.tobytes() for array in arrays)
 
 

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from launch.discovery import find_mpirun, flavour_of, query_library
-from launch.flavours import Flavour, build_command
-from launch.placement import available_cores, make_plan
-from tests.system.jobs import TRAIN, Job, Start
+from launch.flavours import Flavour
+from tests.system.jobs import TRAIN, Job, Start, mpirun_command
 
 
 @pytest.fixture(scope="session")
@@ -33,14 +32,7 @@ def start(flavour: Flavour, mpirun: str) -> Iterator[Start]:
     jobs: list[Job] = []
 
     def _start(ranks: int, *arguments: str, cwd: Path, program: Sequence[str] = TRAIN, **environment: str) -> Job:
-        command = build_command(
-            make_plan(ranks, None, "auto", available_cores()),
-            flavour,
-            mpirun=mpirun,
-            program=[*program, *arguments],
-            exported=environment,
-            as_root=os.geteuid() == 0,
-        )
+        command = mpirun_command(flavour, mpirun, ranks, [*program, *arguments], environment)
         jobs.append(Job(command, cwd, environment))
         return jobs[-1]
 

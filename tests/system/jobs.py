@@ -10,12 +10,15 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from launch.flavours import Flavour, build_command
+from launch.placement import available_cores, make_plan
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 120.0
@@ -23,6 +26,8 @@ TRAIN = (sys.executable, "-m", "ddp.train")
 LAUNCH = (sys.executable, "-m", "launch")
 MARKER = "DDP_TEST_JOB"
 """The variable of the environment by which all processes of a job are found, whatever became of their parents."""
+
+RANK_VARIABLES = (b"PMI_RANK", b"OMPI_COMM_WORLD_RANK")
 
 SET_FOR_TESTS = (
     "MKL_NUM_THREADS",
@@ -105,11 +110,51 @@ class Job:
                     found.append(int(entry.name))
         return found
 
+    def ranks(self) -> list[int]:
+        """The processes of the ranks that run now, in the order of their ranks."""
+        found = {}
+        for pid in self.pids():
+            with contextlib.suppress(OSError):
+                for entry in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                    name, _, value = entry.partition(b"=")
+                    if name in RANK_VARIABLES:
+                        found[int(value)] = pid
+        return [found[rank] for rank in sorted(found)]
+
+    def shared_memory(self) -> set[Path]:
+        """The files in /dev/shm that processes of this job use now: whoever kills these must delete those."""
+        found = set()
+        for pid in self.pids():
+            with contextlib.suppress(OSError):
+                for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+                    path = line.split(maxsplit=5)[5:]
+                    if path and path[0].startswith("/dev/shm/") and not path[0].endswith(" (deleted)"):
+                        found.add(Path(path[0]))
+        return found
+
     def kill(self) -> None:
+        """Kill every process, and delete what the MPI library then leaves behind."""
+        shared = self.shared_memory()
         for pid in self.pids():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait()
+        for path in shared:
+            path.unlink(missing_ok=True)
+
+
+def mpirun_command(
+    flavour: Flavour, mpirun: str, ranks: int, program: Sequence[str], exported: Iterable[str] = ()
+) -> list[str]:
+    """The command of plain mpirun for `program`; `exported` names the variables that ranks must see."""
+    return build_command(
+        make_plan(ranks, None, "auto", available_cores()),
+        flavour,
+        mpirun=mpirun,
+        program=program,
+        exported=exported,
+        as_root=os.geteuid() == 0,
+    )
 
 
 Start = Callable[..., Job]

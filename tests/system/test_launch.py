@@ -53,7 +53,9 @@ import os, pathlib, signal, sys, time
 if "stubborn" in sys.argv:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-signal.signal(signal.SIGUSR1, lambda *_: os._exit(7))
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+else:
+    signal.signal(signal.SIGUSR1, lambda *_: os._exit(7))
 from mpi4py import MPI
 MPI.COMM_WORLD.Barrier()
 folder = pathlib.Path(sys.argv[1])
@@ -158,7 +160,8 @@ def test_a_signal_ends_all_ranks(number: int, code: int, start: Start, tmp_path:
 
 
 def test_ranks_that_ignore_the_signal_are_killed(start: Start, tmp_path: Path) -> None:
-    process = start(WAIT, "run", "-n", "2", "--threads", "1", "--", str(tmp_path), "stubborn")
+    arguments = ("--threads", "1", "--", str(tmp_path), "stubborn", "--checkpoint.grace_s", "0.5")
+    process = start(WAIT, "run", "-n", "2", *arguments)
     assert wait_for(lambda: len(pids_of(tmp_path)) == 2)
     process.send_signal(signal.SIGTERM)
     assert finish(process)[0] == 143
@@ -261,6 +264,24 @@ def test_a_signal_that_comes_before_popen_returns_is_passed_on(monkeypatch: pyte
 def test_what_outlasts_the_grace_is_killed() -> None:
     stubborn = f"trap '' TERM; kill -TERM {os.getpid()}; while :; do sleep 0.1; done"
     assert supervise.run(["sh", "-c", stubborn], os.environ, grace_s=0.3) == 143
+
+
+@pytest.mark.parametrize("code", [0, 75])
+def test_a_job_that_used_its_grace_well_keeps_its_exit_code(code: int) -> None:
+    handled = f"trap 'exit {code}' TERM; kill -TERM {os.getpid()}; sleep 2; exit 1"
+    assert supervise.watch(["sh", "-c", handled], os.environ) == supervise.Ended(code, was_signalled=True)
+
+
+def test_with_time_for_a_checkpoint_sigterm_arrives_as_sigusr1() -> None:
+    handled = f"trap 'sleep 0.5; exit 75' USR1; kill -TERM {os.getpid()}; sleep 2; exit 1"
+    ended = supervise.watch(["sh", "-c", handled], os.environ, grace_s=0.1, checkpoint_s=60)
+    assert ended == supervise.Ended(75, was_signalled=True)
+
+
+def test_what_outlasts_the_time_for_a_checkpoint_is_killed() -> None:
+    stubborn = f"trap '' USR1; kill -TERM {os.getpid()}; while :; do sleep 0.1; done"
+    ended = supervise.watch(["sh", "-c", stubborn], os.environ, grace_s=0.1, checkpoint_s=0.2)
+    assert ended == supervise.Ended(143, was_signalled=True)
 
 
 def test_the_second_signal_kills_at_once() -> None:

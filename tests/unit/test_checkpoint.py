@@ -23,9 +23,11 @@ from ddp.checkpoint import (
     check_same_run,
     checkpoint_path,
     delete_old_checkpoints,
+    delete_unfinished,
     find_checkpoints,
     load_checkpoint,
     parameters_sha256,
+    safetensors_parts,
     save_checkpoint,
     save_model,
     write_atomically,
@@ -95,6 +97,32 @@ def test_a_checkpoint_is_a_safetensors_file_that_others_read(tmp_path: Path) -> 
         metadata = file.metadata()
     assert metadata["step"] == "12"
     assert json.loads(metadata["config"]) == to_dict(Config())
+
+
+def test_tensors_lie_where_their_header_says_and_at_multiples_of_their_items() -> None:
+    tensors = {
+        "a": np.arange(3, dtype=np.float32),
+        "b": np.array(7, np.int64),
+        "none": np.zeros((0, 4), np.float32),
+        "turned": np.arange(6, dtype=np.float32).reshape(2, 3).T,
+    }
+    content = b"".join(safetensors_parts(tensors, {"k": "v"}))
+    read = safetensors.numpy.load(content)
+    assert read.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert (read[name].dtype, read[name].shape) == (tensor.dtype, tensor.shape)
+        np.testing.assert_array_equal(read[name], tensor)
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    for name, tensor in tensors.items():
+        assert (8 + length + header[name]["data_offsets"][0]) % tensor.itemsize == 0
+
+
+@pytest.mark.parametrize("evaluated", [True, False])
+def test_whether_the_step_was_evaluated_is_kept(evaluated: bool, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_checkpoint(path, dataclasses.replace(make(), evaluated=evaluated))
+    assert load_checkpoint(path).evaluated is evaluated
 
 
 def test_save_model_writes_the_parameters_alone(tmp_path: Path) -> None:
@@ -271,6 +299,16 @@ def test_another_configuration_is_refused_by_field(mine: Config, message: str) -
     assert str(raised.value).startswith(message)
 
 
+def test_every_field_that_differs_is_named() -> None:
+    mine = Config(seed=1, batch=BatchConfig(size=32), optimizer=OptimizerConfig(lr=0.2))
+    with pytest.raises(CheckpointError) as raised:
+        same_run(Config(), mine)
+    assert str(raised.value) == (
+        "seed = 1, batch.size = 32, optimizer.lr = 0.2: checkpoint a.safetensors was made with"
+        " seed = 0, batch.size = 64, optimizer.lr = 0.1; use those, or start a new run"
+    )
+
+
 def test_the_same_configuration_is_accepted() -> None:
     same_run(Config(), Config())
 
@@ -334,6 +372,14 @@ def test_odd_metadata_is_told_with_the_files_name(tmp_path: Path, metadata: dict
     path.write_bytes(safetensors.numpy.save(tensors, {**metadata, "sha256": parameters_sha256(tensors)}))
     with pytest.raises(CheckpointError, match=r"odd\.safetensors: cannot be used \(.+\); give another"):
         load_checkpoint(path)
+
+
+def test_what_a_killed_run_left_half_written_is_deleted_and_nothing_else(tmp_path: Path) -> None:
+    save_checkpoint(checkpoint_path(tmp_path, 3), make(3))
+    (tmp_path / ".step-00000004.safetensors.tmp").write_bytes(b"half")
+    (tmp_path / ".mine.tmp").touch()
+    delete_unfinished(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".mine.tmp", "step-00000003.safetensors"]
 
 
 def test_a_failed_write_leaves_no_temporary_file(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ OPTIONS = """
     --schedule.name --schedule.warmup_epochs
     --train.epochs --train.steps --train.evaluate_every --train.on_nonfinite
     --comm.exact --comm.reducer --comm.check_every
-    --checkpoint.every_steps --checkpoint.every_epochs --checkpoint.keep
+    --checkpoint.every_steps --checkpoint.every_epochs --checkpoint.keep --checkpoint.grace_s
     --output.dir --output.name --output.log_every --output.profile
 """.split()
 

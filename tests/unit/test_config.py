@@ -42,7 +42,7 @@ CHANGED = Config(
     schedule=ScheduleConfig(name="cosine", warmup_epochs=0.1),
     train=TrainConfig(epochs=0, steps=12, evaluate_every=0, on_nonfinite="skip"),
     comm=module.CommConfig(exact=False, reducer="naive", check_every=7),
-    checkpoint=CheckpointConfig(every_steps=4, every_epochs=0, keep=0),
+    checkpoint=CheckpointConfig(every_steps=4, every_epochs=0, keep=0, grace_s=2.5),
     output=OutputConfig(dir="elsewhere/", name="a-b.c", log_every=1, profile=True),
 )
 
@@ -112,6 +112,8 @@ RANGES = [
     (CheckpointConfig, {"every_steps": -1}, "checkpoint.every_steps = -1: use 0 or more"),
     (CheckpointConfig, {"every_epochs": -1}, "checkpoint.every_epochs = -1: use 0 or more"),
     (CheckpointConfig, {"keep": -1}, "checkpoint.keep = -1: use 0 or more"),
+    (CheckpointConfig, {"grace_s": 0.0}, "checkpoint.grace_s = 0.0: use a finite number of seconds, 0.1 or more"),
+    (CheckpointConfig, {"grace_s": math.inf}, "checkpoint.grace_s = inf: use a finite number of seconds, 0.1 or more"),
     (OutputConfig, {"log_every": 0}, "output.log_every = 0: use 1 or more"),
     (OutputConfig, {"name": "a/b"}, "output.name = 'a/b': use a single directory name, printable and without a slash"),
     (OutputConfig, {"name": ".."}, "output.name = '..': use a single directory name, printable and without a slash"),

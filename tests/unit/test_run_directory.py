@@ -62,6 +62,13 @@ def test_a_resumed_run_keeps_its_files(tmp_path: Path) -> None:
     assert path.exists()
 
 
+def test_the_torn_last_line_of_a_killed_run_is_cut(tmp_path: Path) -> None:
+    run = create_run_directory(config(tmp_path), resume_step=None)
+    run.metrics.write_text('{"event": "start"}\n{"event": "st')
+    create_run_directory(config(tmp_path), resume_step=0)
+    assert run.metrics.read_text() == '{"event": "start"}\n'
+
+
 def test_a_directory_that_never_became_a_run_may_be_taken(tmp_path: Path) -> None:
     create_run_directory(config(tmp_path), resume_step=None)
     create_run_directory(config(tmp_path), resume_step=None)

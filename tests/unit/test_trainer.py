@@ -326,7 +326,8 @@ def test_a_leaf_that_fits_no_scale_counts_as_infinite(make_trainer: Make, monkey
     from ddp.comm.failure import NonFiniteError
 
     trainer = make_trainer(MLP)
-    monkeypatch.setattr(trainer.reducer, "reduce", lambda: trainer.reports.largest.fill(np.inf))
+    gradient = trainer.gradient
+    monkeypatch.setattr(gradient.reducer, "reduce", lambda: gradient.reports.largest.fill(np.inf))
     before = trainer.model.parameters.tobytes()
     with pytest.raises(NonFiniteError):
         trainer.train_step()

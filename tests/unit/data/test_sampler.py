@@ -33,6 +33,54 @@ def test_the_ranks_together_see_the_permutation(sampler: Sampler, world_size: in
     assert seen == permutation(sampler.seed, epoch, sampler.num_samples).tolist()
 
 
+def seen_from(sampler: Sampler, first: int, end: int, world_size: int) -> list[list[int]]:
+    """What the ranks see together, in rank order, in each of the steps `first` to `end`, counted over all epochs."""
+    steps = []
+    for step in range(first, end):
+        batch = sampler.global_batch(*divmod(step, sampler.steps_per_epoch))
+        parts = [sampler.rank_range(len(batch), rank, world_size) for rank in range(world_size)]
+        steps.append([sample for part in parts for sample in batch[part.start : part.stop].tolist()])
+    return steps
+
+
+@settings(deadline=None, max_examples=100)
+@given(samplers, st.lists(st.tuples(st.integers(0, 400), world_sizes), min_size=1, max_size=4), st.integers(1, 3))
+def test_stopped_anywhere_and_resumed_on_any_number_of_ranks_every_sample_is_seen_once(
+    sampler: Sampler, stops: list[tuple[int, int]], epochs: int
+) -> None:
+    total = epochs * sampler.steps_per_epoch
+    seen, step = [], 0
+    for stop, world_size in [*sorted(stops), (total, stops[0][1])]:
+        # A trainer of its own each time, which knows the step and no more.
+        resumed = Sampler(sampler.num_samples, sampler.batch_size, sampler.num_shards, sampler.seed)
+        seen += seen_from(resumed, step, min(stop, total), world_size)
+        step = max(step, min(stop, total))
+    assert seen == seen_from(sampler, 0, total, 1)
+    samples = [sample for batch in seen for sample in batch]
+    for epoch in range(epochs):
+        of_epoch = samples[epoch * sampler.num_samples : (epoch + 1) * sampler.num_samples]
+        assert of_epoch == permutation(sampler.seed, epoch, sampler.num_samples).tolist()
+        assert sorted(of_epoch) == list(range(sampler.num_samples))
+    assert len(samples) == epochs * sampler.num_samples
+    assert all(0 < len(batch) <= sampler.batch_size for batch in seen)
+
+
+@settings(deadline=None, max_examples=100)
+@given(samplers, world_sizes, st.integers(1, 70))
+def test_a_shard_holds_the_same_samples_for_any_number_of_ranks(sampler: Sampler, world_size: int, size: int) -> None:
+    """`rank_shards` cuts each rank's part where one rank alone would cut the whole batch."""
+    cuts = [0]
+    for rank in range(world_size):
+        part = sampler.rank_range(size, rank, world_size)
+        bounds = sampler.rank_shards(size, rank, world_size)
+        assert bounds[0] == 0
+        assert bounds[-1] == len(part)
+        cuts += (part.start + bounds[1:]).tolist()
+    assert cuts == sampler.rank_shards(size, 0, 1).tolist()
+    assert len(cuts) == sampler.num_shards + 1
+    assert [len(sampler.shard_range(size, shard)) for shard in range(sampler.num_shards)] == np.diff(cuts).tolist()
+
+
 @settings(deadline=None, max_examples=50)
 @given(samplers, world_sizes)
 def test_a_ranks_part_is_its_whole_shards(sampler: Sampler, world_size: int) -> None:
