@@ -1,7 +1,8 @@
 """Checkpoints: atomic, pickle-free, independent of the number of ranks.
 
-A checkpoint is one safetensors file: the parameters under PyTorch's names, the optimizer's buffers
-beside them as `optimizer.<buffer>.<parameter>`, the scales of the gradient sums, and the step, configuration and a checksum as metadata.
+A checkpoint is one safetensors file: the parameters under PyTorch's names, the optimizer's buffers beside them as
+`optimizer.<buffer>.<parameter>`, the exponents of the gradient sums' scales as `scales.exponents`, and the step,
+configuration and a checksum as metadata.
 The learning rate, the position in the epoch and every random draw are functions of the step, so these resume
 the run exactly where it was.
 """
