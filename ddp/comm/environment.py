@@ -6,6 +6,7 @@ when they are loaded.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -85,6 +86,19 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def launched_cores(environment: Mapping[str, str] = os.environ) -> int:
+    """Cores that the ranks of this node have between them, as far as one of them can tell before MPI starts.
+
+    A rank may be bound to a core of its own. The process that started it is not, and has those of all.
+    """
+    cores = os.sched_getaffinity(0)
+    if is_launched(environment):
+        with contextlib.suppress(OSError):
+            cores |= os.sched_getaffinity(os.getppid())
+    of_the_job = _first_number(environment, ("SLURM_CPUS_ON_NODE",))  # srun's daemon may have more
+    return min(len(cores), of_the_job or len(cores))
+
+
 def prepare(environment: MutableMapping[str, str] = os.environ) -> None:
     """Make the settings that must stand before NumPy, Numba and MPI are loaded.
 
@@ -97,7 +111,7 @@ def prepare(environment: MutableMapping[str, str] = os.environ) -> None:
         # mpi4py would only warn of a foreign launcher; `World` makes it an error.
         "MPI4PY_CHECK_MPIEXEC": "0",
     }
-    if launched_local_size(environment) > available_cores():
+    if launched_local_size(environment) > launched_cores(environment):
         # Passive waiting: a parallel region of two spinning teams on shared cores takes 2,000 us, not 4.
         settings |= {**YIELD, "OMP_WAIT_POLICY": "passive"}
     for name, value in settings.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -46,12 +47,20 @@ def test_an_open_mpi_job_inside_a_slurm_step_is_open_mpis() -> None:
 def test_ranks_that_share_cores_are_asked_to_yield(
     monkeypatch: pytest.MonkeyPatch, ranks: str, is_patient: bool
 ) -> None:
-    monkeypatch.setattr(module, "available_cores", lambda: 2)
-    environment = {"MPI_LOCALNRANKS": ranks}
+    """A rank that is bound to a core of its own does not share it."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1} if process == os.getppid() else {1})
+    environment = {"MPI_LOCALNRANKS": ranks, "PMI_SIZE": ranks}
     prepare(environment)
     for name in ("OMP_WAIT_POLICY", *module.YIELD):
         assert (name in environment) is is_patient
     assert environment["OPENBLAS_NUM_THREADS"] == "1"
+
+
+def test_slurm_says_how_many_of_the_cores_are_the_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(64)) if process == os.getppid() else {1})
+    environment = {"SLURM_STEP_NUM_TASKS": "3", "SLURM_STEP_TASKS_PER_NODE": "3", "SLURM_CPUS_ON_NODE": "2"}
+    prepare(environment)
+    assert "OMP_WAIT_POLICY" in environment
 
 
 def test_what_the_user_has_set_stays() -> None:
