@@ -63,8 +63,10 @@ class Evaluator:
         self._integers = np.zeros(len(split) + 1, np.int32)
         self._losses, self._num_correct = self._integers[:-1].view(np.float32), self._integers[-1:]
 
-        # The same on all ranks, though rank 0 has the most samples.
-        self.rounds = -(-len(block_partition(len(split), world.size, 0)) // batch_size)
+    @property
+    def rounds(self) -> int:
+        """Batches of the rank that has the most samples, which is rank 0; the others may have an empty one."""
+        return -(-len(block_partition(len(self.split), self.world.size, 0)) // self.batch_size)
 
     def evaluate(self, model: Sequential, loss: Loss, agreement: Agreement | None = None) -> Evaluation:
         """Run the model forward on the split, without dropout; collective.

@@ -15,7 +15,7 @@ from ddp.replicas import ReplicaCheck, describe
 
 def build(world: Any, every: int = 10) -> tuple[ReplicaCheck, nn.Sequential, SGD]:
     model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 2), exact=True)
-    optimizer = SGD(model.parameters, model.gradient_sums, model.parameter_slices.values(), momentum=0.9)
+    optimizer = SGD(model.parameters, model.gradient_sums, 0.9)
     return ReplicaCheck(world, every, model, optimizer, build_scales(True, model.scales, 8)), model, optimizer
 
 

@@ -74,7 +74,11 @@ def test_a_signal_during_evaluation_stops_it(make_trainer: Make, open_run: OpenR
             trainer.signals.requested = signal.SIGUSR1
             return gather(*arguments)
 
+        def __len__(self) -> int:
+            return len(trainer.dataset.test)
+
     trainer.evaluator.split = Test()  # type: ignore[assignment]
+    trainer.evaluator.batch_size = -(-len(trainer.evaluator.mine) // 2)
     assert trainer.evaluator.rounds == 2
     with pytest.raises(Interrupted, match="SIGUSR1: checkpoint of step 6 saved"):
         trainer.train()
