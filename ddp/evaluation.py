@@ -53,7 +53,7 @@ class Evaluator:
         Args:
             world: the ranks, which share the work by `block_partition`.
             split: the samples.
-            batch_size: samples of one forward pass.
+            batch_size: samples of one forward pass, the same on all ranks.
         """
         self.world, self.split = world, split
         self.mine = block_partition(len(split), world.size, world.rank)
@@ -110,9 +110,9 @@ def evaluation_batch(training: int, bytes_per_sample: int, samples: int) -> int:
     20
 
     Args:
-        training: samples of the largest batch that this rank trains on.
+        training: samples of the largest batch that a rank trains on.
         bytes_per_sample: what one sample takes in the workspaces.
-        samples: of this rank in the whole split.
+        samples: of the rank that has the most of the split.
     """
     return max(training, min(LARGEST_BATCH, LARGEST_WORKSPACE // max(1, bytes_per_sample), samples))
 

@@ -63,8 +63,7 @@ class Trainer:
         self.loss = build_loss(config.model)
         capacity = max(1, self.sampler.max_rank_samples(world.size))
         self.model.build(sample_shape, capacity)
-        num_mine = len(block_partition(len(dataset.test), world.size, world.rank))
-        at_once = evaluation_batch(capacity, self.model.workspace_bytes() // capacity, num_mine)
+        at_once = self._evaluation_batch(capacity)
         if at_once > capacity:
             self.model.build(sample_shape, at_once)
         self.loss.build(self.model.output_shape[0], at_once)
@@ -259,6 +258,15 @@ class Trainer:
         self.gradient.scales.set_exponents(checkpoint.exponents)
         self.step = self.logged_step = checkpoint.step
         self.evaluation_owed = not checkpoint.evaluated
+
+    def _evaluation_batch(self, capacity: int) -> int:
+        """Samples that are evaluated at once: the same for all ranks, which evaluate in as many rounds."""
+
+        def choose() -> int:
+            largest_part = block_partition(len(self.dataset.test), self.world.size, 0)
+            return evaluation_batch(capacity, self.model.workspace_bytes() // capacity, len(largest_part))
+
+        return self.world.run_on_root(choose)
 
     def _check_batch(self) -> None:
         samples, batch = len(self.dataset.train), self.config.batch.size

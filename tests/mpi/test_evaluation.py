@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from ddp.comm.world import World
-from ddp.config import Config, DataConfig
+from ddp.config import BatchConfig, Config, DataConfig
 from ddp.data import Split, load_dataset
 from ddp.evaluation import Evaluator
 from ddp.kernels.jit import exclusive_cache
 from ddp.models import build_loss, build_model
+from ddp.trainer import Trainer
 
 pytestmark = pytest.mark.mpi
 
@@ -89,3 +90,11 @@ def test_the_result_has_the_same_bits_on_any_number_of_ranks_and_in_any_batches(
     assert len(found) == 1
     assert found.pop().loss == pytest.approx(math.fsum(losses[:, 0]) / samples, rel=1e-14)
     assert losses[:, 0].sum(dtype=np.float64) != losses[::-1, 0].sum(dtype=np.float64)
+
+
+def test_a_trainer_evaluates_in_as_many_rounds_on_every_rank(world: World) -> None:
+    """Parts of a small split differ by a sample, and batches no larger than a part are chosen for them."""
+    data = DataConfig(name="synthetic", shape=(1, 4, 4), samples=93)
+    trainer = Trainer(Config(data=data, batch=BatchConfig(size=8)), world, load_dataset(data, 0))
+    assert len(set(world.comm.allgather(trainer.evaluator.rounds))) == 1
+    assert trainer.evaluator.batch_size == -(-len(trainer.dataset.test) // world.size)
