@@ -32,11 +32,12 @@ class Run:
     end: dict[str, Any]
 
 
-def train(ranks: int, repeat: int, arguments: list[str], directory: Path) -> Run:
-    """Run the trainer, with one thread a rank, and read back what it recorded."""
-    name = f"ranks{ranks}-{repeat}"
+def train(ranks: int, repeat: int, arguments: list[str], directory: Path, placement: tuple[str, ...] = ()) -> Run:
+    """Run the trainer, with one thread a rank unless `placement` says else, and read back what it recorded."""
+    name = f"ranks{ranks}-{repeat}-{'-'.join(placement)}"
     output = ["--output.dir", str(directory), "--output.name", name]
-    command = [sys.executable, "-m", "launch", "run", "-n", str(ranks), "--threads", "1", "--", *arguments, *output]
+    where = ["-n", str(ranks), *(placement or ("--threads", "1"))]
+    command = [sys.executable, "-m", "launch", "run", *where, "--", *arguments, *output]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=1800)
     lines = (directory / name / "metrics.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]

@@ -74,7 +74,6 @@ def slow_evaluation(trainer: Trainer, world: World) -> None:
 
     trainer.evaluator.split = Slow()  # type: ignore[assignment]
     trainer.evaluator.batch_size = 1
-    trainer.evaluator.rounds = -(-len(split) // world.size)
 
 
 def slow_start(trainer: Trainer, world: World) -> None:
