@@ -2,7 +2,7 @@
 
     pip install -e '.[peers]'
     python -m benchmarks.peers --repeats 7 --write docs/performance.md
-    python -m benchmarks.peers --render --write README.md            # the table of the last results again
+    python -m benchmarks.peers --render --summary --write README.md  # of the last results, the fastest of the others
 
 A step gathers a random batch of 64 float32 samples, computes the loss and all gradients, and updates by SGD
 with momentum. Every contestant lives in processes of its own, which sleep while another is measured: A B C
@@ -35,6 +35,12 @@ from launch.flavours import build_command
 from launch.placement import make_plan
 
 OURS = "this trainer"
+TWO_RANKS_NAME = "2 ranks of 1 thread"
+CAPTION = (
+    "Whole training steps of {batch} samples, float32, SGD with momentum; medians of alternating runs on {cpu}."
+    " Fraction of the FMA peak, by the operations of the direct method; all contestants and their spread are in"
+    " [performance](docs/performance.md)."
+)
 START_TIMEOUT_S = 300
 
 
@@ -84,7 +90,7 @@ def settings() -> list[Setting]:
     cores = tuple(sorted(os.sched_getaffinity(0)))
     one = Setting("1 core", 1, 1, cores[-1:], ONE_PROCESS)
     every = Setting(f"{len(cores)} cores, 1 process", 1, len(cores), cores, ONE_PROCESS)
-    two = Setting("2 ranks of 1 thread", 2, 1, cores, TWO_RANKS)
+    two = Setting(TWO_RANKS_NAME, 2, 1, cores, TWO_RANKS)
     return [one, every, two] if len(cores) > 1 else [one, two]
 
 
@@ -249,6 +255,36 @@ def table(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def summary(results: list[dict[str, Any]]) -> str:
+    """A row a network, as Markdown: this trainer against the fastest of the others."""
+    one, two = ({r["network"]: r for r in results if r["setting"] == name} for name in ("1 core", TWO_RANKS_NAME))
+    lines = [
+        "| network | 1 core, samples/s | fraction of peak | against the fastest of PyTorch and JAX | 2 ranks, samples/s |"
+        " against PyTorch DDP |",
+        "|---|---|---|---|---|---|",
+    ]
+    for network, result in one.items():
+        ours, peaks, flops = result["samples_per_s"][OURS], result["peak_gflops"], result["flops_per_sample"] / 1e9
+        share = statistics.median(rate * flops / peak for rate, peak in zip(ours, peaks, strict=True))
+        cells = [f"{statistics.median(ours):,.0f}", f"{share:.2f}", against_fastest(result)]
+        if network in two:
+            cells += [f"{statistics.median(two[network]['samples_per_s'][OURS]):,.0f}", against_fastest(two[network])]
+        lines.append(f"| {network} | {' | '.join(cells)} |")
+    first = results[0]
+    return "\n".join([*lines, "", f"{CAPTION.format(batch=first['batch'], cpu=first['cpu'])}"])
+
+
+def against_fastest(result: dict[str, Any]) -> str:
+    """The median ratio to the fastest contestant that is not this trainer, and its name."""
+    rates = result["samples_per_s"]
+    others = {name: statistics.median(values) for name, values in rates.items() if not name.startswith(OURS)}
+    if not others:
+        return "none ran"
+    name = max(others, key=lambda other: others[other])
+    ratio = statistics.median(a / b for a, b in zip(rates[OURS], rates[name], strict=True))
+    return f"{ratio:.2f} ({name})"
+
+
 def main() -> None:
     """Measure, save, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -259,6 +295,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.0, help="of a contestant's turn (default: %(default)s)")
     parser.add_argument("--results", type=Path, default=RESULTS / "peers.json", help="file (default: %(default)s)")
     parser.add_argument("--render", action="store_true", help="measure nothing, show the last results")
+    parser.add_argument("--summary", action="store_true", help="a row a network, against the fastest other")
     parser.add_argument("--write", type=Path, help="Markdown file to put the table into")
     options = parser.parse_args()
     if not options.render:
@@ -266,10 +303,11 @@ def main() -> None:
         cases = [(setting, network) for setting in settings() for network in chosen]
         results = [measure(*case, options.batch, options.repeats, options.seconds) for case in cases]
         save_results(options.results, results)
-    rendered = table(json.loads(options.results.read_text()))
+    name, render = ("benchmarks.peers.summary", summary) if options.summary else ("benchmarks.peers", table)
+    rendered = render(json.loads(options.results.read_text()))
     print(rendered)
     if options.write:
-        write_between_markers(options.write, "benchmarks.peers", rendered)
+        write_between_markers(options.write, name, rendered)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,10 @@ def test_one_round_of_this_trainer_and_of_one_that_is_missing() -> None:
     assert len(result["samples_per_s"][peers.OURS]) == len(result["peak_gflops"]) == 2
     assert min(result["samples_per_s"][peers.OURS]) > 0
     assert "| mlp | nobody | missing: No module" in peers.table([result])
+    assert peers.summary([result]).splitlines()[2].endswith("| none ran |")
+    result["samples_per_s"] |= {"A": [1.0, 1.0], "B": [0.5, 4.0]}
+    ratios = [result["samples_per_s"][peers.OURS][k] / (0.5, 4.0)[k] for k in range(2)]
+    assert f"| {np.median(ratios):.2f} (B) |" in peers.summary([result])
 
 
 @pytest.mark.torch
