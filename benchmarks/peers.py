@@ -259,8 +259,8 @@ def summary(results: list[dict[str, Any]]) -> str:
     """A row a network, as Markdown: this trainer against the fastest of the others."""
     one, two = ({r["network"]: r for r in results if r["setting"] == name} for name in ("1 core", TWO_RANKS_NAME))
     lines = [
-        "| network | 1 core, samples/s | fraction of peak | against the fastest of PyTorch and JAX | 2 ranks, samples/s |"
-        " against PyTorch DDP |",
+        "| network | 1 core, samples/s | fraction of peak | against the fastest of PyTorch and JAX |"
+        " 2 ranks, samples/s | against PyTorch DDP |",
         "|---|---|---|---|---|---|",
     ]
     for network, result in one.items():

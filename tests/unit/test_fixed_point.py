@@ -43,8 +43,8 @@ def test_any_leaf_finds_its_scale_and_no_sum_of_such_leaves_overflows(largest: f
 @given(FINITE)
 def test_growth_within_the_spare_bits_is_used_and_more_is_computed_again(largest: float) -> None:
     scales = scales_for(largest)
-    assert scales.judge(seen(scales, 7 * largest)) is Verdict.USE
-    assert scales.judge(seen(scales, 17 * largest)) is Verdict.REPEAT
+    assert scales.judge(seen(scales, 31 * largest)) is Verdict.USE
+    assert scales.judge(seen(scales, 65 * largest)) is Verdict.REPEAT
     assert scales.judge(seen(scales, largest / 2**8)) is Verdict.USE
     assert scales.judge(seen(scales, largest / 2**11)) is Verdict.REPEAT
 
