@@ -23,8 +23,10 @@ import numpy as np
 
 from ddp.kernels.jit import get_thread_id, inline, kernel, prange
 from ddp.kernels.linear import linear_backward_bias
-from ddp.kernels.shard_tile import tile_over_long_shards
+from ddp.kernels.memory import allocate
+from ddp.kernels.shard_tile import add_leaves
 from ddp.kernels.tile import (
+    ACCUMULATE,
     RELU,
     TILE_COLUMNS,
     TILE_ROWS,
@@ -33,6 +35,7 @@ from ddp.kernels.tile import (
     tile_masked,
 )
 from ddp.kernels.types import Float32, GradientSum, Int64
+from ddp.kernels.vector import UNIT
 
 __all__ = [
     "conv2d_backward_bias",
@@ -41,11 +44,15 @@ __all__ = [
     "conv2d_forward",
     "locate_pixels",
     "locate_taps",
+    "make_leaves",
     "pad_image",
 ]
 
 GROUP = 18 * TILE_ROWS  # pixels that a tile's rows are cut from, of one sample or of several
 SMALL = 128  # rows of panels that are read one after the other for each tile, as they stay in the first-level cache
+
+LANES = UNIT.lanes
+GROUP_BYTES = 500_000  # of the samples that stay in the second-level cache while all tiles of dw pass
 
 
 @inline
@@ -151,17 +158,42 @@ def locate_taps(kernel_size: int, width: int, channels: int) -> Int64:
     return np.asarray(((di * width + dj) * channels + ic).ravel(), np.int64)
 
 
+def make_leaves(size: int, channels: int, workers: int) -> tuple[Float32, Float32]:
+    """Room for a shard's gradient by the weights, and for what the workers note of it.
+
+    Args:
+        size: K K IC.
+        channels: OC.
+        workers: how many threads can share the pass.
+
+    Returns:
+        float32 leaves (size, channels), and for each worker two vectors, the scale and the largest leaf.
+    """
+    return allocate(size, channels), allocate(workers, 2 * UNIT.lanes)
+
+
 @kernel
 def conv2d_backward_weight(
-    x: Float32, dy: Float32, taps: Int64, shards: Int64, scale: np.float32, dw: GradientSum, largest: Int64
+    x: Float32,
+    dy: Float32,
+    taps: Int64,
+    shards: Int64,
+    work: tuple[Float32, Float32],
+    scale: np.float32,
+    dw: GradientSum,
+    largest: Int64,
 ) -> None:
     """Write dw, the total over the logical shards of each one's gradient by the weights.
+
+    Each worker computes some tiles of dw, for a few samples at a time that stay in the second-level cache meanwhile:
+    the sums so far are a tenth of the image and its gradient.
 
     Args:
         x: (B, H, W, IC) float32, with the zeros around the images.
         dy: (B, OH, OW, OC) float32.
         taps: from `locate_taps`.
         shards: (S + 1,) int64, rising from 0 to B: where each shard begins, and the end.
+        work: from `make_leaves`, overwritten.
         scale: what each shard's sum is multiplied by, before it is rounded to an integer if dw is int32.
         dw: (K, K, IC, OC) float32 or int32, overwritten; zero for an empty batch.
         largest: (threads,) int64, one of which is raised to the bits of the largest |sum * scale|, as a float32's.
@@ -171,17 +203,42 @@ def conv2d_backward_weight(
     """
     H, W, IC = x.shape[1:]
     OH, OW, OC = dy.shape[1:]
-    size, panels, num_shards = taps.shape[0], _num_blocks(OC, TILE_COLUMNS), shards.shape[0] - 1
+    if shards[-1] == 0:
+        dw[:] = 0
+        return
+    leaves, ledgers = work
+    bits, workers = ledgers.view(np.int32), ledgers.shape[0]
+    size, panels = taps.shape[0], _num_blocks(OC, TILE_COLUMNS)
     num_blocks = _num_blocks(size, TILE_ROWS)
-    for task in prange(num_blocks * panels):
-        block, oc = task // panels, task % panels * TILE_COLUMNS
-        first, end = size * block // num_blocks, size * (block + 1) // num_blocks
-        found = tile_over_long_shards(
-            x, 0, taps[first:], H * W * IC, W * IC, IC, dy, oc, OH * OW * OC, OW * OC, OC, OH, OW,
-            shards, num_shards, scale, end - first, min(TILE_COLUMNS, OC - oc), dw, first * OC + oc, OC,
-        )  # fmt: skip
+    together = max(1, GROUP_BYTES // (4 * (H * W * IC + OH * OW * OC)))
+    for worker in prange(workers):
+        for lane in range(LANES):
+            ledgers[worker, lane], ledgers[worker, LANES + lane] = scale, 0
+        mine = range(num_blocks * panels * worker // workers, num_blocks * panels * (worker + 1) // workers)
+        is_later = 0
+        for shard in range(shards.shape[0] - 1):
+            start, stop = shards[shard], shards[shard + 1]
+            for s in range(start, stop, together):
+                for tile in mine:
+                    block, oc = tile // panels, tile % panels * TILE_COLUMNS
+                    first, end = size * block // num_blocks, size * (block + 1) // num_blocks
+                    tile_activation(
+                        x, s * H * W * IC, taps[first:], H * W * IC, W * IC, IC,
+                        dy, s * OH * OW * OC + oc, OH * OW * OC, OW * OC, OC, min(together, stop - s), OH, OW,
+                        end - first, min(TILE_COLUMNS, OC - oc), leaves, first * OC + oc, OC,
+                        x, 0, 0, ACCUMULATE if s > start else 0,
+                    )  # fmt: skip
+            if stop > start:
+                for tile in mine:
+                    block, oc = tile // panels, tile % panels * TILE_COLUMNS
+                    for row in range(size * block // num_blocks, size * (block + 1) // num_blocks):
+                        for column in range(oc, min(oc + TILE_COLUMNS, OC), LANES):
+                            place = row * OC + column
+                            add_leaves(OC - column, leaves, place, dw, place, ledgers, 2 * LANES * worker, is_later)
+                is_later = 1
         thread = get_thread_id()
-        largest[thread] = max(largest[thread], found)
+        for lane in range(LANES):
+            largest[thread] = max(largest[thread], bits[worker, LANES + lane])
 
 
 def conv2d_backward_bias(dy: Float32, shards: Int64, scale: np.float32, db: GradientSum, largest: Int64) -> None:

@@ -1,4 +1,4 @@
-"""The tiles of weight gradients: each logical shard's sum in float32, the shards' sums added to totals.
+"""The tile of weight gradients: each logical shard's sum in float32, the shards' sums added to totals.
 
 In a linear layer a shard's sum is short, a step a sample (8 of a batch of 64): were it added to the gradient in
 memory, every element would be read and written after every 8 steps. `tile_over_shards` keeps the totals in registers
@@ -6,8 +6,8 @@ beside the float32 accumulators while all shards pass, and stores every element 
 
     registers:  2 * rows * vectors + vectors + 1   (AVX-512: 2 * 7 * 2 + 2 + 1 = 31 of 32)
 
-In a convolution it is long, a step a pixel. `tile_over_long_shards` has the rows of the largest tile, which halves
-the reading of the operands, and adds each shard's sum to the gradient in the cache.
+In a convolution it is long, a step a pixel: there the largest tile writes each shard's sums to memory, and `add_leaves`
+adds them to the gradient.
 
 What the totals are is the type of the gradient's elements:
 
@@ -36,6 +36,7 @@ from ddp.kernels.vector import (
     Value,
     declare,
     element_pointer,
+    first_lanes,
     integer,
     intrinsic,
     load,
@@ -166,12 +167,6 @@ class Target:
             sums.append(ADD[self.kind][1](builder, total, scaled))
         return sums, largest
 
-    def load(self, builder: Builder) -> list[Value]:
-        """The totals in memory."""
-        vector = ADD[self.kind][0]
-        places = zip(self.pointers, self.masks, strict=True)
-        return [load(builder, pointer, vector, mask) for pointer, mask in places]
-
     def store(self, builder: Builder, totals: list[Value]) -> None:
         """Write them."""
         for total, pointer, mask in zip(totals, self.pointers, self.masks, strict=True):
@@ -213,26 +208,13 @@ def _total_in_registers(builder: Builder, shards: Shards, leaves: Leaves, target
     return largest
 
 
-def _total_in_memory(builder: Builder, shards: Shards, leaves: Leaves, target: Target) -> Value:
-    """Emit the sum over all shards; the largest leaf."""
-
-    def body(first: Value, size: Value, state: list[Value]) -> list[Value]:
-        sums = leaves(first, size)
-        totals, largest = target.add(builder, target.load(builder), sums, state[0])
-        target.store(builder, totals)
-        return [largest]
-
-    target.store(builder, target.zeros())
-    (largest,) = shards.loop(builder, [NONE_YET], body)
-    return largest
-
-
-def _make_tile(largest_rows: int, total: Callable[[Builder, Shards, Leaves, Target], Value]) -> Any:
-    """A tile of so many rows at most, as a function to call from kernels.
+def _make_tile() -> Any:
+    """The tile, as a function to call from kernels.
 
     It writes c[i, j] = the total over shards of sum_k a[k, i] b[k, j], k over a shard's samples and two inner levels,
-    for up to TILE_COLUMNS columns; offsets and distances count elements. It returns the bits of the largest
-    |sum * scale| of a shard, as a float32's; of a factor that is infinite it may be a NaN. c is int32 or float32.
+    for up to SHARD_ROWS rows and TILE_COLUMNS columns; offsets and distances count elements. It returns the bits of the
+    largest |sum * scale| of a shard, as a float32's; of a factor that is infinite it may be a NaN. c is int32 or
+    float32.
     """
 
     @intrinsic
@@ -290,9 +272,9 @@ def _make_tile(largest_rows: int, total: Callable[[Builder, Shards, Leaves, Targ
                 def leaves(first: Value, size: Value) -> list[Value]:
                     return products(builder, operands.from_sample(builder, first, size), height, masks)
 
-                builder.store(largest_lane(builder, total(builder, shards, leaves, target)), largest)
+                builder.store(largest_lane(builder, _total_in_registers(builder, shards, leaves, target)), largest)
 
-            for_each_size(builder, rows, columns, largest_rows, emit)
+            for_each_size(builder, rows, columns, SHARD_ROWS, emit)
             return builder.load(largest)
 
         return signature, generate
@@ -300,5 +282,33 @@ def _make_tile(largest_rows: int, total: Callable[[Builder, Shards, Leaves, Targ
     return tile
 
 
-tile_over_shards = _make_tile(SHARD_ROWS, _total_in_registers)
-tile_over_long_shards = _make_tile(UNIT.rows, _total_in_memory)
+tile_over_shards = _make_tile()
+
+
+@intrinsic
+def add_leaves(
+    typing_context: Any,
+    lanes: Any,
+    leaf: Any,
+    leaf_at: Any,
+    c: Any,
+    c_at: Any,
+    ledger: Any,
+    ledger_at: Any,
+    flags: Any,
+) -> Any:
+    """Write c = (c if flags else 0) + leaf times the scale, a vector of which the first `lanes` lanes exist.
+
+    The ledger is as for `add_leaf`; c is int32 or float32.
+    """
+    signature = types.void(types.int64, leaf, types.int64, c, types.int64, ledger, types.int64, types.int64)
+
+    def generate(context: Any, builder: Builder, signature: Any, values: Any) -> Value:
+        source, target, notes = (
+            element_pointer(context, builder, signature.args[i], values[i], values[i + 1]) for i in (1, 3, 5)
+        )
+        mask = first_lanes(builder, values[0])
+        add_leaf(builder, load(builder, source, VECTOR, mask), mask, target, notes, values[7])
+        return context.get_dummy_value()
+
+    return signature, generate

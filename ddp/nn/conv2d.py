@@ -97,13 +97,14 @@ class Conv2d(Layer):
             self.padded_dy = np.empty((capacity, height + k - 1, width + k - 1, self.out_channels), np.float32)
             self.pixels = conv2d.locate_pixels((shape[0], shape[1]), wide[2], self.in_channels)
             self.taps = conv2d.locate_taps(k, wide[2], self.in_channels)
+            self.leaves = conv2d.make_leaves(k * k * self.in_channels, self.out_channels, get_num_threads())
             self.input_pixels = conv2d.locate_pixels((height, width), width + k - 1, self.out_channels)
         return shape
 
     def workspace_bytes(self) -> int:
         """Also of the panels, and of what Winograd's passes write in between."""
         panels = self.panels.nbytes + self.turned.nbytes
-        return super().workspace_bytes() + panels + (self.winograd.nbytes if self.patch else 0)
+        return super().workspace_bytes() + panels + (self.winograd.nbytes if self.patch else self.leaves[0].nbytes)
 
     def forward(self, x: Float32, training: bool, draws: Draws) -> Float32:
         """Compute y[oc, i, j] = b[oc] + sum w[oc, ic, i', j'] x[ic, i + i', j + j']."""
@@ -134,7 +135,7 @@ class Conv2d(Layer):
             arguments = self.x, self.padding, dy, shards, work.chunk, work.backward_weight
             winograd_weight.winograd_backward_weight(*arguments, *self.weight.sum())
         else:
-            conv2d.conv2d_backward_weight(self.surrounded_x, dy, self.taps, shards, *self.weight.sum())
+            conv2d.conv2d_backward_weight(self.surrounded_x, dy, self.taps, shards, self.leaves, *self.weight.sum())
 
     def backward_input(self, dy: Float32) -> Float32:
         """Compute dx, and where asked to, its product with the derivative of the ReLU before."""

@@ -151,6 +151,7 @@ OVER_SAMPLES = [
             f(BATCH, 9, 8, 18),
             conv2d.locate_taps(3, 10, 5),
             SHARDS,
+            conv2d.make_leaves(45, 18, 3),
             SCALE,
             i(3, 3, 5, 18),
             largest(),

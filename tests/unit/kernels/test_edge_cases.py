@@ -124,7 +124,9 @@ def test_empty_batch_gives_zero_gradients():
     assert not db.any()
     x, dy = np.empty((0, 5, 5, 2), np.float32), np.empty((0, 3, 3, 3), np.float32)
     dw = np.full((3, 3, 2, 3), 7, np.int32)
-    conv2d.conv2d_backward_weight(x, dy, conv2d.locate_taps(3, 5, 2), shards, np.float32(1), dw, largest)
+    conv2d.conv2d_backward_weight(
+        x, dy, conv2d.locate_taps(3, 5, 2), shards, conv2d.make_leaves(18, 3, 1), np.float32(1), dw, largest
+    )
     assert not dw.any()
     assert not largest.any()
 

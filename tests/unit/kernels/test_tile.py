@@ -18,7 +18,7 @@ import pytest
 
 from ddp.kernels import tile
 from ddp.kernels.dot import DOT_COLUMNS, DOT_ROWS, dot_tile
-from ddp.kernels.shard_tile import SHARD_ROWS, tile_over_long_shards, tile_over_shards
+from ddp.kernels.shard_tile import SHARD_ROWS, add_leaves, tile_over_shards
 from ddp.kernels.tile import ACCUMULATE, RELU, WITH_BIAS, tile_activation, tile_masked
 
 GUARD = 7  # elements around every array that must be neither used nor changed
@@ -56,11 +56,8 @@ def run_over_shards(a, b, c, shards, scale, pixels, rows, columns):
 
 
 @numba.njit
-def run_over_long_shards(a, b, c, shards, scale, pixels, rows, columns):
-    return tile_over_long_shards(
-        a, GUARD, 1, pixels * rows, rows, 0, b, GUARD, pixels * columns, columns, 0, pixels, 1,
-        shards, len(shards) - 1, scale, rows, columns, c, GUARD, columns,
-    )  # fmt: skip
+def run_add_leaves(leaf, c, ledger, lanes, is_later):
+    add_leaves(lanes, leaf, GUARD, c, GUARD, ledger, 0, is_later)
 
 
 def numbers(*shape):
@@ -108,20 +105,34 @@ def check_dot_size(rows, columns, depth):
         assert np.array_equal(inside(c, (rows, columns)), expected), (rows, columns, depth, flags)
 
 
-def check_size_over_shards(run, rows, columns, pixels):
+def check_size_over_shards(rows, columns, pixels):
     shards = np.array([0, 2, 2, 5])
     a, b = numbers(5, pixels, rows), numbers(5, pixels, columns)
     leaves = np.stack([np.einsum("spr,spc->rc", a[s:e], b[s:e]) for s, e in itertools.pairwise(shards)])
     for dtype, scale in itertools.product((np.float32, np.int32), (1, 0.125)):
         before = np.full(rows * columns + 2 * GUARD, 77, dtype)
         c = before.copy()
-        bits = run(guarded(a), guarded(b), c, shards, np.float32(scale), pixels, rows, columns)
+        bits = run_over_shards(guarded(a), guarded(b), c, shards, np.float32(scale), pixels, rows, columns)
         scaled = leaves * scale
         expected = (scaled if dtype == np.float32 else np.rint(scaled)).sum(axis=0)
         assert np.array_equal(c[GUARD:-GUARD].reshape(rows, columns), expected), (rows, columns, dtype)
         assert (c[:GUARD] == 77).all()
         assert (c[-GUARD:] == 77).all()
         assert np.uint32(bits).view(np.float32) == np.abs(scaled).max()
+
+
+def check_leaves(lanes):
+    first, second = numbers(lanes), 3 * numbers(lanes)
+    for dtype in np.float32, np.int32:
+        c = np.full(lanes + 2 * GUARD, 77, dtype)
+        ledger = np.repeat(np.array([0.25, 0], np.float32), tile.UNIT.lanes)
+        run_add_leaves(guarded(first), c, ledger, lanes, 0)
+        run_add_leaves(guarded(second), c, ledger, lanes, 1)
+        scaled = np.stack([first, second]) / 4
+        assert np.array_equal(c[GUARD:-GUARD], (scaled if dtype == np.float32 else np.rint(scaled)).sum(axis=0))
+        assert (c[:GUARD] == 77).all()
+        assert (c[-GUARD:] == 77).all()
+        assert ledger[tile.UNIT.lanes :].max() == np.abs(scaled).max()
 
 
 def check_all_sizes():
@@ -131,9 +142,10 @@ def check_all_sizes():
     lanes, dots = tile.UNIT.lanes, (range(1, DOT_ROWS + 1), range(1, DOT_COLUMNS + 1))
     for rows, columns, depth in itertools.product(*dots, (1, lanes - 1, lanes, lanes + 1, 3 * lanes, 3 * lanes + 2)):
         check_dot_size(rows, columns, depth)
-    for run, largest in (run_over_shards, SHARD_ROWS), (run_over_long_shards, tile.TILE_ROWS):
-        for rows, columns in itertools.product(range(1, largest + 1), range(1, tile.TILE_COLUMNS + 1)):
-            check_size_over_shards(run, rows, columns, pixels=3)
+    for rows, columns in itertools.product(range(1, SHARD_ROWS + 1), range(1, tile.TILE_COLUMNS + 1)):
+        check_size_over_shards(rows, columns, pixels=3)
+    for columns in range(1, lanes + 1):
+        check_leaves(columns)
 
 
 def test_every_size_computes_its_product_and_touches_nothing_else():
