@@ -190,6 +190,8 @@ def table(results: dict[str, Any]) -> str:
 def main() -> None:
     """Measure, save, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = ",".join(network.name for network in NETWORKS)
+    parser.add_argument("--networks", default=names, help="separated by commas (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=64, help="samples (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=7, help="rounds (default: %(default)s)")
     parser.add_argument("--results", type=Path, default=RESULTS / "kernels.json", help="file (default: %(default)s)")
@@ -197,7 +199,8 @@ def main() -> None:
     parser.add_argument("--write", type=Path, help="Markdown file to put the tables into")
     options = parser.parse_args()
     if not options.render:
-        kernels = [measure(case, options.repeats) for case in cases(NETWORKS, options.batch)]
+        chosen = tuple(network for network in NETWORKS if network.name in options.networks.split(","))
+        kernels = [measure(case, options.repeats) for case in cases(chosen, options.batch)]
         about = {"batch": options.batch, "cpu": provenance.cpu_model(), "versions": provenance.versions()}
         save_results(options.results, {**about, "kernels": kernels})
     rendered = table(json.loads(options.results.read_text()))

@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[2]
 
 def test_every_pass_is_measured_against_its_rival(tmp_path: Path) -> None:
     results = tmp_path / "kernels.json"
-    command = [sys.executable, "-m", "benchmarks.kernels", "--batch", "2", "--repeats", "2", "--results", str(results)]
+    options = ["--networks", "mnist_cnn", "--batch", "2", "--repeats", "2", "--results", str(results)]
+    command = [sys.executable, "-m", "benchmarks.kernels", *options]
     output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=250, check=True).stdout
     kernels = json.loads(results.read_text())["kernels"]
     work = {(k["network"], k["layer"], k["name"]): k["work"] for k in kernels}
