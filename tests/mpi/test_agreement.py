@@ -100,8 +100,11 @@ def test_a_signal_to_one_rank_ends_an_evaluation_on_all(world: World, mpi_tmp_pa
                 trainer.signals.requested = signal.SIGTERM
             return split.gather(*arguments)
 
+        def __len__(self) -> int:
+            return len(split)
+
     trainer.evaluator.split = Test()  # type: ignore[assignment]
-    trainer.evaluator.batch_size, trainer.evaluator.rounds = 1, -(-len(split) // world.size)
+    trainer.evaluator.batch_size = 1
     with pytest.raises(Interrupted, match="SIGTERM: checkpoint of step 4 saved"):
         trainer.train()
     # Reported with the third batch, as the second's allreduce was on its way; one rank alone sees it at once.
