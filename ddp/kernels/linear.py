@@ -87,7 +87,7 @@ def linear_backward_weight(
         rows = min(SHARD_ROWS, I - i)
         for o in range(0, O, TILE_COLUMNS):
             found = tile_over_shards(
-                x, i, 1, I, 0, 0, dy, o, O, 0, 0, 1, 1, shards, num_shards, scale,
+                x, i, 1, I, dy, o, O, shards, num_shards, scale,
                 rows, min(TILE_COLUMNS, O - o), dw, i * O + o, O,
             )  # fmt: skip
             thread = get_thread_id()
@@ -113,7 +113,7 @@ def linear_backward_bias(dy: Float32, shards: Int64, scale: np.float32, db: Grad
     for block in prange(_num_blocks(O, TILE_COLUMNS)):
         o = block * TILE_COLUMNS
         found = tile_over_shards(
-            ONE, 0, 0, 0, 0, 0, dy, o, O, 0, 0, 1, 1, shards, num_shards, scale,
+            ONE, 0, 0, 0, dy, o, O, shards, num_shards, scale,
             1, min(TILE_COLUMNS, O - o), db, o, 0,
         )  # fmt: skip
         thread = get_thread_id()

@@ -178,8 +178,7 @@ def add_leaf(builder: Builder, value: Value, mask: Value, c: Value, ledger: Valu
 
     The ledger is a vector that has the scale in every lane, and one that is raised to the bits of the largest.
     """
-    target = {kind.element: (kind, add) for kind, add in ADD.values()}[c.type.pointee]
-    total, add = target
+    total, add = next((kind, add) for kind, add in ADD.values() if kind.element == c.type.pointee)
     leaf = builder.select(mask, value, ir.Constant(VECTOR, None))
     everywhere = ir.Constant(mask.type, [1] * UNIT.lanes)
     second = builder.gep(ledger, [integer(UNIT.lanes)])
@@ -208,81 +207,67 @@ def _total_in_registers(builder: Builder, shards: Shards, leaves: Leaves, target
     return largest
 
 
-def _make_tile() -> Any:
-    """The tile, as a function to call from kernels.
+@intrinsic
+def tile_over_shards(
+    typing_context: Any,
+    a: Any,
+    a_at: Any,
+    a_row: Any,
+    a_step: Any,
+    b: Any,
+    b_at: Any,
+    b_step: Any,
+    shards: Any,
+    num_shards: Any,
+    scale: Any,
+    rows: Any,
+    columns: Any,
+    c: Any,
+    c_at: Any,
+    c_row: Any,
+) -> Any:
+    """Write c[i, j] = the total over shards of sum_s a[s, i] b[s, j] over each one's samples; tell the largest.
 
-    It writes c[i, j] = the total over shards of sum_k a[k, i] b[k, j], k over a shard's samples and two inner levels,
-    for up to SHARD_ROWS rows and TILE_COLUMNS columns; offsets and distances count elements. It returns the bits of the
+    For up to SHARD_ROWS rows and TILE_COLUMNS columns; offsets and distances count elements. Returns the bits of the
     largest |sum * scale| of a shard, as a float32's; of a factor that is infinite it may be a NaN. c is int32 or
     float32.
     """
+    integers = [types.int64]
+    signature = types.int64(
+        *(a, *integers * 3, b, *integers * 2, shards, types.int64, types.float32, *integers * 2, c, *integers * 2)
+    )
 
-    @intrinsic
-    def tile(
-        typing_context: Any,
-        a: Any,
-        a_at: Any,
-        a_row: Any,
-        a_step0: Any,
-        a_step1: Any,
-        a_step2: Any,
-        b: Any,
-        b_at: Any,
-        b_step0: Any,
-        b_step1: Any,
-        b_step2: Any,
-        count1: Any,
-        count2: Any,
-        shards: Any,
-        num_shards: Any,
-        scale: Any,
-        rows: Any,
-        columns: Any,
-        c: Any,
-        c_at: Any,
-        c_row: Any,
-    ) -> Any:
-        integers, a_row = [types.int64], a_row if isinstance(a_row, types.Array) else types.int64
-        signature = types.int64(
-            *(a, types.int64, a_row, *integers * 3, b, *integers * 6, shards, types.int64, types.float32),
-            *(*integers * 2, c, *integers * 2),
+    def generate(context: Any, builder: Builder, signature: Any, values: Any) -> Value:
+        pointer_a, pointer_b, pointer_c = (
+            element_pointer(context, builder, signature.args[i], values[i], values[i + 1]) for i in (0, 4, 12)
         )
+        starts = element_pointer(context, builder, signature.args[7], values[7], integer(0))
+        zero, one = integer(0), integer(1)
+        a_rows = row_offset(context, builder, signature.args[2], values[2])
+        steps_a, steps_b = (values[3], zero, zero), (values[6], zero, zero)
+        operands = Operands(pointer_a, a_rows, steps_a, pointer_b, steps_b, (zero, one, one))
+        scale, rows, columns, c_row = splat(builder, values[9], VECTOR), values[10], values[11], values[14]
+        shards, kind = Shards(starts, values[8]), signature.args[12].dtype
+        largest = cgutils.alloca_once_value(builder, zero)  # type: ignore[no-untyped-call]
 
-        def generate(context: Any, builder: Builder, signature: Any, values: Any) -> Value:
-            pointer_a, pointer_b, pointer_c = (
-                element_pointer(context, builder, signature.args[i], values[i], values[i + 1]) for i in (0, 6, 18)
-            )
-            starts = element_pointer(context, builder, signature.args[13], values[13], integer(0))
-            counts = integer(0), values[11], values[12]
-            a_rows = row_offset(context, builder, signature.args[2], values[2])
-            operands = Operands(pointer_a, a_rows, tuple(values[3:6]), pointer_b, tuple(values[8:11]), counts)
-            scale, rows, columns, c_row = splat(builder, values[15], VECTOR), values[16], values[17], values[20]
-            shards, kind = Shards(starts, values[14]), signature.args[18].dtype
-            largest = cgutils.alloca_once_value(builder, integer(0))  # type: ignore[no-untyped-call]
+        def emit(height: int, masks: list[Value]) -> None:
+            places = [
+                builder.add(builder.mul(c_row, integer(row)), integer(vector * UNIT.lanes))
+                for row in range(height)
+                for vector in range(len(masks))
+            ]
+            pointers = [builder.gep(pointer_c, [place]) for place in places]
+            target = Target(pointers, masks * height, kind, scale)
 
-            def emit(height: int, masks: list[Value]) -> None:
-                places = [
-                    builder.add(builder.mul(c_row, integer(row)), integer(vector * UNIT.lanes))
-                    for row in range(height)
-                    for vector in range(len(masks))
-                ]
-                pointers = [builder.gep(pointer_c, [place]) for place in places]
-                target = Target(pointers, masks * height, kind, scale)
+            def leaves(first: Value, size: Value) -> list[Value]:
+                return products(builder, operands.from_sample(builder, first, size), height, masks)
 
-                def leaves(first: Value, size: Value) -> list[Value]:
-                    return products(builder, operands.from_sample(builder, first, size), height, masks)
+            builder.store(largest_lane(builder, _total_in_registers(builder, shards, leaves, target)), largest)
 
-                builder.store(largest_lane(builder, _total_in_registers(builder, shards, leaves, target)), largest)
+        for_each_size(builder, rows, columns, SHARD_ROWS, emit)
+        return builder.load(largest)
 
-            for_each_size(builder, rows, columns, SHARD_ROWS, emit)
-            return builder.load(largest)
-
-        return signature, generate
-
-    return tile
-
-
-tile_over_shards = _make_tile()
+    return signature, generate
 
 
 @intrinsic

@@ -48,10 +48,10 @@ def run_dot(a, b, c, depth, rows, columns, y, flags):
 
 @numba.njit
 def run_over_shards(a, b, c, shards, scale, pixels, rows, columns):
-    """Each sample has as many pixels, side by side."""
+    """Each sample has as many pixels, side by side, which the tile takes for samples."""
+    shards = shards * pixels
     return tile_over_shards(
-        a, GUARD, 1, pixels * rows, rows, 0, b, GUARD, pixels * columns, columns, 0, pixels, 1,
-        shards, len(shards) - 1, scale, rows, columns, c, GUARD, columns,
+        a, GUARD, 1, rows, b, GUARD, columns, shards, len(shards) - 1, scale, rows, columns, c, GUARD, columns,
     )  # fmt: skip
 
 
