@@ -91,7 +91,7 @@ class Evaluator:
                     self._losses[indices] = loss.sample_losses
                     self._num_correct += _num_correct(outputs, targets)
             agreement.check()
-        self.world.all_reduce(self._integers)
+        self.world.all_reduce(self._integers, "sum of losses")
         samples = len(self.split)
         is_regression = self.split.targets.dtype == np.float32
         accuracy = None if is_regression else int(self._num_correct[0]) / samples

@@ -61,10 +61,10 @@ class ReplicaCheck:
         mine = 0
         for part in self.parts.values():
             mine = zlib.crc32(part.data, mine)
-        found = self.world.all_gather_rows(np.array([mine], np.float64))  # which holds 32 bits exactly
+        found = self.world.all_gather_rows(np.array([mine], np.float64), "replica check")  # which holds 32 bits exactly
         if (found != found[0]).any():
             digests = {name: zlib.crc32(part.data) for name, part in self.parts.items()}
-            ranks = self.world.comm.allgather((self.world.host, digests))
+            ranks = self.world.all_gather((self.world.host, digests), "replicas that differ")
             hosts, by_rank = [host for host, _ in ranks], [other for _, other in ranks]
             raise DivergedError(describe(hosts, by_rank, step, self.agreed_step))
         self.agreed_step = step

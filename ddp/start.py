@@ -12,7 +12,7 @@ from ddp.trainer import Trainer
 def start_facts(world: World, trainer: Trainer) -> dict[str, Any]:
     """The fields of the `start` record; collective."""
     threads = trainer.threads
-    ranks = world.comm.gather((world.host, provenance.affinity()), root=0) or []
+    ranks = world.gather((world.host, provenance.affinity()), "facts of every rank")
     return {
         "versions": provenance.versions(),
         "hosts": [host for host, _ in ranks],

@@ -155,6 +155,7 @@ class Trainer:
             with self.timers.excluded():
                 self.evaluate()
         while self.step < self.total_steps:
+            self.world.activity.step = self.step + 1
             self.train_step()
             self.parameter_log.write(self.step, self._step_values)
             if self.replicas.is_due(self.step) or self.step == self.total_steps or self._is_checkpoint_due():
@@ -306,7 +307,7 @@ class Trainer:
 
     def _log_step(self) -> None:
         seconds = self.timers.take()
-        rows = self.world.all_gather_rows(np.array(seconds))
+        rows = self.world.all_gather_rows(np.array(seconds), "times of all ranks")
         steps, self.logged_step = self.step - self.logged_step, self.step
         milliseconds = rows.max(axis=0) * 1e3 / steps
         by_phase = dict(zip((*PHASES, "step"), milliseconds.tolist(), strict=True))

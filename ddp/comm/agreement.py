@@ -56,12 +56,15 @@ class Agreement:
             self._mine[0] = self.report()
             request = self.world.comm.Iallreduce(self._mine, self._largest, op=MPI.MAX)
             yield
-            request.Wait()
+            with self.world.collective("agreement to go on", self._mine.nbytes):
+                request.Wait()
             self.value = int(self._largest[0])
 
     def now(self) -> None:
         """Agree by a collective of its own."""
-        self.value = int(self.world.comm.allreduce(self.report(), op=MPI.MAX))
+        mine = self.report()
+        with self.world.collective("agreement to go on"):
+            self.value = int(self.world.comm.allreduce(mine, op=MPI.MAX))
 
     def check(self) -> None:
         """Go on, or not.

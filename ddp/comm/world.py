@@ -14,6 +14,7 @@ import numpy.typing as npt
 from mpi4py import MPI
 
 from ddp.comm import environment
+from ddp.comm.activity import Activity
 from ddp.comm.failure import DifferingRankError, UserError, WrongLauncherError
 
 Result = TypeVar("Result")
@@ -33,26 +34,31 @@ class World:
         node_rank: this node, counted from 0 in the order of its first rank.
         num_nodes: number of nodes.
         host: this node's name.
+        activity: what this rank is doing, by the announcements of its collectives.
     """
 
-    def __init__(self, comm: MPI.Intracomm = MPI.COMM_WORLD) -> None:
+    def __init__(self, comm: MPI.Intracomm = MPI.COMM_WORLD, activity: Activity | None = None) -> None:
         """Join the world.
 
         Args:
             comm: its ranks, all of the run's by default; it is duplicated.
+            activity: where collectives are announced; by default one of its own.
 
         Raises:
             WrongLauncherError: if the launcher started more processes than this MPI library sees.
         """
-        self.comm = comm.Dup()
-        self.rank, self.size = self.comm.rank, self.comm.size
+        self.rank, self.size, self.host = comm.rank, comm.size, MPI.Get_processor_name()
         if comm == MPI.COMM_WORLD:
             self._check_launcher()
-        self.node = self.comm.Split_type(MPI.COMM_TYPE_SHARED, key=self.rank)
+        self.activity = activity or Activity(self.rank)
+        self.activity.rank = self.rank
+        with self.collective("meeting of the ranks"):
+            self.comm = comm.Dup()
+            self.node = self.comm.Split_type(MPI.COMM_TYPE_SHARED, key=self.rank)
+            leader = self.node.bcast(self.rank)
+            leaders = sorted(set(self.comm.allgather(leader)))
         self.local_rank, self.local_size = self.node.rank, self.node.size
-        leaders = sorted(set(self.comm.allgather(self.node.bcast(self.rank))))
-        self.node_rank, self.num_nodes = leaders.index(self.node.bcast(self.rank)), len(leaders)
-        self.host = MPI.Get_processor_name()
+        self.node_rank, self.num_nodes = leaders.index(leader), len(leaders)
 
     def _check_launcher(self) -> None:
         launched = environment.launched_world_size()
@@ -74,6 +80,13 @@ class World:
         name, version = MPI.get_vendor()
         return f"{name} {'.'.join(map(str, version))}"
 
+    def collective(self, name: str, num_bytes: int = 0) -> Activity:
+        """Announce a collective: `with world.collective(name, num_bytes): ...` around every call that waits for others.
+
+        All ranks of the world must announce the same ones, or pass over them: the ranks that hang are told apart by it.
+        """
+        return self.activity.collective(name, num_bytes)
+
     def run_together(self, action: Callable[[], Result]) -> Result:
         """Run `action` on every rank; if it is the user's mistake on any, fail on all.
 
@@ -89,7 +102,8 @@ class World:
             result = action()
         except USER_MISTAKES as error:
             message = str(error)
-        messages = self.comm.allgather(message)
+        with self.collective("outcome of every rank"):
+            messages = self.comm.allgather(message)
         for rank, text in enumerate(messages):
             if text is not None:
                 raise UserError(text, rank)
@@ -98,7 +112,8 @@ class World:
     def run_on_root(self, action: Callable[[], Result]) -> Result:
         """Run `action` on rank 0 and give every rank its (pickled) result, or fail on all as `run_together`."""
         result = self.run_together(lambda: (action() if self.is_root else None,))
-        return self.comm.bcast(result, root=0)[0]  # type: ignore[no-any-return]
+        with self.collective("result of rank 0"):
+            return self.comm.bcast(result, root=0)[0]  # type: ignore[no-any-return]
 
     def once_on_node(self, action: Callable[[], Result]) -> Result:
         """Run `action` on one rank of each node and give its (pickled) result to the others there.
@@ -112,7 +127,8 @@ class World:
                 outcome = (action(), None)
             except USER_MISTAKES as raised:
                 outcome = (None, raised)
-        result, error = self.node.bcast(outcome)
+        with self.collective("result of the node's first rank"):
+            result, error = self.node.bcast(outcome)
         if error is not None:
             raise error
         return cast("Result", result)
@@ -129,6 +145,7 @@ class World:
         if self.local_size == 1:
             array = load()
             array.setflags(write=False)
+            self.activity.pass_over(2)
             return array
         path = self.once_on_node(lambda: _save_temporary(load()))
         mapped, error = None, None
@@ -136,7 +153,8 @@ class World:
             mapped = np.load(path, mmap_mode="r")
         except USER_MISTAKES as raised:
             error = raised
-        errors = [raised for raised in self.node.allgather(error) if raised is not None]
+        with self.collective("mapping of the node's shared data"):
+            errors = [raised for raised in self.node.allgather(error) if raised is not None]
         if self.local_rank == 0:
             path.unlink()
         if errors:
@@ -147,14 +165,22 @@ class World:
         """Run `lead` on one rank of each node, then `follow` on the others; all ranks leave together."""
         if self.local_rank == 0:
             lead()
-        _sleep_until_all_arrive(self.node)
+        with self.collective("readiness of the node's first rank"):
+            _sleep_until_all_arrive(self.node)
         if self.local_rank > 0:
             follow()
-        _sleep_until_all_arrive(self.comm)
+        with self.collective("readiness of all ranks"):
+            _sleep_until_all_arrive(self.comm)
+
+    def meet(self, name: str) -> None:
+        """Wait for all ranks."""
+        with self.collective(name):
+            self.comm.Barrier()
 
     def any_rank(self, condition: bool) -> bool:
         """Whether a condition holds on any rank."""
-        return bool(self.comm.allreduce(condition, op=MPI.LOR))
+        with self.collective("condition on any rank"):
+            return bool(self.comm.allreduce(condition, op=MPI.LOR))
 
     def check_agreement(self, facts: Mapping[str, str]) -> None:
         """Compare named facts, such as checksums, over all ranks.
@@ -162,7 +188,7 @@ class World:
         Raises:
             DifferingRankError: on all ranks, naming the first fact and rank that differ from most.
         """
-        gathered = self.comm.allgather((dict(facts), self.host))
+        gathered = self.all_gather((dict(facts), self.host), "comparison of all ranks")
         for name in facts:
             values = [other[name] for other, _ in gathered]
             common = max(values, key=values.count)
@@ -170,25 +196,39 @@ class World:
                 if value != common:
                     raise DifferingRankError(name, rank, gathered[rank][1], value, common)
 
-    def all_reduce(self, array: npt.NDArray[np.generic]) -> None:
-        """Sum an array over all ranks, in place."""
+    def all_reduce(self, array: npt.NDArray[np.generic], name: str = "sum over all ranks") -> None:
+        """Sum an array over all ranks, in place; `name` says what it is."""
         if self.size > 1:
-            self.comm.Allreduce(MPI.IN_PLACE, array, op=MPI.SUM)
+            with self.collective(name, array.nbytes):
+                self.comm.Allreduce(MPI.IN_PLACE, array, op=MPI.SUM)
 
-    def all_gather_rows(self, row: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Every rank's row of numbers: (n,) -> (world_size, n)."""
+    def all_gather_rows(self, row: npt.NDArray[np.float64], name: str) -> npt.NDArray[np.float64]:
+        """Every rank's row of numbers: (n,) -> (world_size, n); `name` says what they are."""
         rows = np.empty((self.size, row.size))
-        self.comm.Allgather(row, rows)
+        with self.collective(name, rows.nbytes):
+            self.comm.Allgather(row, rows)
         return rows
+
+    def all_gather(self, value: Result, name: str) -> list[Result]:
+        """Every rank's (pickled) value, by rank; `name` says what it is."""
+        with self.collective(name):
+            return self.comm.allgather(value)
+
+    def gather(self, value: Result, name: str) -> list[Result]:
+        """The same on rank 0 alone; an empty list on the others."""
+        with self.collective(name):
+            return self.comm.gather(value, root=0) or []
 
     def node_cores(self) -> int:
         """Cores of this node that its ranks may use, between them."""
-        return len(set().union(*self.node.allgather(os.sched_getaffinity(0))))
+        with self.collective("cores of the node"):
+            return len(set().union(*self.node.allgather(os.sched_getaffinity(0))))
 
     def threads_per_rank(self) -> int:
         """The node's cores divided by its ranks, at least 1 and never more than this rank may use."""
         fair = max(1, self.node_cores() // self.local_size)
-        return int(self.node.allreduce(min(fair, environment.available_cores()), op=MPI.MIN))
+        with self.collective("threads of a rank"):
+            return int(self.node.allreduce(min(fair, environment.available_cores()), op=MPI.MIN))
 
     def abort(self, code: int) -> None:
         """End every rank of the run at once with an exit code."""

@@ -44,7 +44,7 @@ def test_all_reduce_of_an_empty_array(world: World) -> None:
 
 
 def test_all_gather_rows(world: World) -> None:
-    rows = world.all_gather_rows(np.array([world.rank, world.rank**2, 7.0]))
+    rows = world.all_gather_rows(np.array([world.rank, world.rank**2, 7.0]), "rows")
     np.testing.assert_array_equal(rows, [[rank, rank**2, 7] for rank in range(world.size)])
 
 

@@ -15,5 +15,5 @@ class FlatReducer:
 
     def reduce(self) -> None:
         """Sum over all ranks, in place."""
-        self.world.all_reduce(self.reports)
-        self.world.all_reduce(self.sums)
+        self.world.all_reduce(self.reports, "sum of reports")
+        self.world.all_reduce(self.sums, "sum of gradients")

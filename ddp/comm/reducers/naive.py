@@ -18,4 +18,4 @@ class NaiveReducer:
     def reduce(self) -> None:
         """Sum over all ranks, in place."""
         for view in self.views:
-            self.world.all_reduce(view)
+            self.world.all_reduce(view, "sum of gradients")

@@ -1,0 +1,54 @@
+"""What a rank tells of itself: its place, its collectives and their numbers."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from ddp.comm.activity import Activity
+
+
+def test_a_collective_is_current_while_it_lasts() -> None:
+    activity = Activity(3)
+    assert (activity.current, activity.last.sequence) == (None, 0)
+    with activity.collective("sum of gradients", 88):
+        assert activity.current is not None
+        assert activity.current[:3] == (1, "sum of gradients", 88)
+        assert activity.last.sequence == 0
+    assert activity.current is None
+    assert activity.last[:3] == (1, "sum of gradients", 88)
+
+
+def test_a_collective_that_fails_is_over() -> None:
+    activity = Activity(0)
+    with pytest.raises(RuntimeError, match="planted"), activity.collective("first"):
+        raise RuntimeError("planted")
+    with activity.collective("second"):
+        assert activity.current is not None
+        assert activity.current.sequence == 2
+
+
+def test_those_of_others_are_counted() -> None:
+    here, there = Activity(0), Activity(1)
+    here.pass_over(2)
+    for name in ("first", "second"):
+        with there.collective(name):
+            pass
+    for activity in (here, there):
+        with activity.collective("third"):
+            pass
+    assert here.last[:3] == there.last[:3] == (3, "third", 0)
+
+
+def test_one_inside_another_is_a_fault_of_the_program() -> None:
+    activity = Activity(0)
+    with pytest.raises(AssertionError), activity.collective("outer"):
+        activity.collective("inner")
+
+
+def test_the_place_of_a_rank() -> None:
+    activity = Activity(2)
+    assert (activity.rank, activity.host, activity.place()) == (2, os.uname().nodename, "before the first step")
+    activity.step = 7
+    assert activity.place() == "at step 7"
