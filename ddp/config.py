@@ -175,9 +175,15 @@ class CommConfig:
     """naive: one Allreduce a parameter; flat: one for all; dummy: none, the bound (ranks then diverge)."""
     check_every: int = 100
     """Steps between comparisons of all ranks' parameters, done before each checkpoint and at the end too; 0: never."""
+    timeout_s: float = 300.0
+    """Seconds after which a collective that does not finish ends the run, naming the missing ranks, while it trains;
+    while it loads and compiles, 300 or this, whichever is longer; 0: never."""
 
     def __post_init__(self) -> None:
         _require(self.check_every >= 0, "comm.check_every", self.check_every, "use 0 or more")
+        # The longest wait in good order is for a rank that compiles: 40 s on one core.
+        fix = "use 1 s or more, or 0 for never"
+        _require(self.timeout_s == 0 or 1 <= self.timeout_s < math.inf, "comm.timeout_s", self.timeout_s, fix)
 
 
 @dataclass(frozen=True, kw_only=True)

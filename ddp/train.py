@@ -19,27 +19,36 @@ import importlib
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddp.comm import environment
+from ddp.comm import environment, mpi
+from ddp.comm.activity import Activity
 from ddp.comm.failure import (
     EXIT_FAILURE,
     EXIT_NONFINITE,
     EXIT_RESUMABLE,
     EXIT_USER_ERROR,
+    Abort,
     DivergedError,
     Interrupted,
     NonFiniteError,
     UserError,
     WrongLauncherError,
     abort_all_on_exception,
+    leave,
     print_error,
+    stagger,
 )
+from ddp.comm.heartbeat import heartbeat
 from ddp.comm.signals import StopSignals
+from ddp.comm.stall_report import watched_alone
+from ddp.config import CommConfig
 
 if TYPE_CHECKING:
+    from ddp.comm.watchdog import Watchdog
     from ddp.comm.world import World
     from ddp.command_line import Invocation
     from ddp.config import Config
@@ -50,48 +59,84 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Join the world, read the configuration, train; the exit code of this rank."""
     started = time.perf_counter()
+    activity, abort = Activity(environment.launched_rank()), Abort()
     signals = StopSignals()
     signals.install()
-    environment.prepare()
-    # From here on the order of imports matters: MPI and Numba read the environment when they are loaded.
-    try:
-        from ddp.comm.world import World
-
-        world = World()
-    except (ImportError, RuntimeError, WrongLauncherError) as error:
-        if environment.launched_rank() == 0:
-            print_error(str(error))
-        return EXIT_USER_ERROR
-    signals.abort = world.abort
-    with abort_all_on_exception(world.rank, world.abort):
+    with abort_all_on_exception(activity, abort), heartbeat(activity, abort):
+        environment.prepare()
         try:
-            return _run(world, signals, sys.argv[1:] if arguments is None else arguments, started)
+            world = _join_world(activity, abort)
         except UserError as error:
-            if world.rank == error.rank:
+            if activity.rank == error.rank:
+                stagger(error.rank)
                 print_error(str(error))
             return EXIT_USER_ERROR
-        except NonFiniteError as error:
-            if not error.agreed:
-                raise
-            if world.is_root:
-                print_error(str(error))
-            return EXIT_NONFINITE
-        except DivergedError as error:
-            if world.is_root:
-                print_error(str(error))
-            return EXIT_FAILURE
-        except Interrupted as reason:
-            if world.is_root:
-                sys.stderr.write(f"{reason}\n")
-            return EXIT_RESUMABLE
+        abort.all_ranks, signals.abort = world.abort, abort
+        with _watch(world, abort) as watchdog:
+            given = sys.argv[1:] if arguments is None else arguments
+            code = _exit_code(world, lambda: _run(world, signals, watchdog, given, started))
+            world.meet("end of the run")
+        return code
 
 
-def _run(world: World, signals: StopSignals, arguments: Sequence[str], started: float) -> int:
+def _join_world(activity: Activity, abort: Abort) -> World:
+    """Start MPI and meet the other ranks; as MPI reads the environment then, it must be prepared.
+
+    Raises:
+        UserError: if there is no MPI library, or not the launcher's.
+    """
+    with watched_alone(activity, CommConfig.timeout_s, abort):
+        try:
+            with activity.collective("start of MPI"):
+                mpi.start()
+        except (ImportError, RuntimeError) as error:
+            raise UserError(str(error), activity.rank) from None
+        from ddp.comm.world import World
+
+        try:
+            return World(activity=activity)
+        except WrongLauncherError as error:
+            raise UserError(str(error)) from None
+
+
+def _watch(world: World, abort: Abort) -> AbstractContextManager[Watchdog]:
+    """The watchdog of this rank, with the default time-out until the configuration says another."""
+    from ddp.comm.watchdog import watchdog
+
+    return watchdog(world, CommConfig.timeout_s, abort)
+
+
+def _exit_code(world: World, run: Callable[[], int]) -> int:
+    """What comes of a run that ends alike on all ranks."""
+    try:
+        return run()
+    except UserError as error:
+        if world.rank == error.rank:
+            print_error(str(error))
+        return EXIT_USER_ERROR
+    except NonFiniteError as error:
+        if not error.agreed:
+            raise
+        if world.is_root:
+            print_error(str(error))
+        return EXIT_NONFINITE
+    except DivergedError as error:
+        if world.is_root:
+            print_error(str(error))
+        return EXIT_FAILURE
+    except Interrupted as reason:
+        if world.is_root:
+            sys.stderr.write(f"{reason}\n")
+        return EXIT_RESUMABLE
+
+
+def _run(world: World, signals: StopSignals, watchdog: Watchdog, arguments: Sequence[str], started: float) -> int:
     invocation = _read_invocation(world, arguments)
     if invocation is None:
         return 0
     config = invocation.config
-    signals.grace_s = config.checkpoint.grace_s
+    signals.grace_s, timeout_s = config.checkpoint.grace_s, config.comm.timeout_s
+    watchdog.limit(max(timeout_s, CommConfig.timeout_s) if timeout_s else 0)  # to load and compile is no hang
     _use_threads(world, config.threads or world.threads_per_rank())
     _stop_if_asked(world, signals)
     trainer = _build_trainer(world, config)
@@ -105,6 +150,7 @@ def _run(world: World, signals: StopSignals, arguments: Sequence[str], started: 
     try:
         _warm_up(world, trainer)
         _stop_if_asked(world, signals)
+        watchdog.limit(timeout_s)
         signals.has_work = True
         trainer.train()
     except Interrupted as reason:
@@ -222,4 +268,4 @@ def _open_run(world: World, trainer: Trainer, invocation: Invocation, started: f
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

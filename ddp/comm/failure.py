@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from typing import NoReturn
+
+from ddp.comm import environment, mpi
+from ddp.comm.activity import Activity
 
 EXIT_USER_ERROR = 2
 EXIT_NONFINITE = 3
@@ -16,8 +21,14 @@ EXIT_FAILURE = 4
 EXIT_RESUMABLE = 75
 EXIT_INTERRUPTED = 130
 
-STAGGER_S = 0.1
+STAGGER_S = 0.25
 MAX_STAGGER_S = 2.0
+ABORT_S = 5.0
+"""How long an abort by the MPI library may take, before this process just ends."""
+FINALIZE_S = 60.0
+"""How long MPI's own end may take: all ranks have come to the end of the run, so it takes milliseconds."""
+STDERR = 2
+"""The file descriptor: for `faulthandler`, which must write it without Python's help."""
 
 
 class UserError(ValueError):
@@ -72,22 +83,58 @@ def stagger(rank: int, seconds: float = STAGGER_S) -> None:
     time.sleep(min(seconds * rank, MAX_STAGGER_S))
 
 
-@contextlib.contextmanager
-def abort_all_on_exception(rank: int, abort: Callable[[int], None]) -> Iterator[None]:
-    """End every rank when this one raises what is not agreed on by all.
+class Abort:
+    """Ends the run: `abort(code)` from any thread.
 
-    An uncaught exception would leave the others waiting in a collective for ever. User errors, parameters that differ
-    and non-finite numbers are raised by all ranks alike and pass through, as do interruptions and SystemExit.
+    Attributes:
+        all_ranks: ends every rank; None before MPI has started.
+        begun: whether an end is certain by now.
+    """
+
+    def __init__(self) -> None:
+        """Nothing to end yet but this process."""
+        self.all_ranks: Callable[[int], object] | None = None
+        self.begun = False
+
+    def __call__(self, code: int) -> None:
+        """End every rank with an exit code, and this one in any case; does not return."""
+        self.within(ABORT_S, code)
+        # MPICH's mpirun takes no notice of a rank that ends before it has started MPI, for which the others wait: so it
+        # must start it first.
+        abort = self.all_ranks or (mpi.abort_all() if environment.is_launched() else None)
+        if abort is not None:
+            abort(code)
+        os._exit(code)
+
+    def within(self, seconds: float, code: int) -> None:
+        """End this process with a code in so many seconds at the latest, whatever its threads do meanwhile.
+
+        The code is 1 if one of them keeps Python's lock (GIL) until a second later, as mpi4py's `Abort` does.
+        """
+        self.begun = True
+        timer = threading.Timer(seconds, os._exit, [code])
+        timer.daemon = True
+        timer.start()
+        faulthandler.dump_traceback_later(seconds + 1, exit=True, file=STDERR)
+
+
+@contextlib.contextmanager
+def abort_all_on_exception(activity: Activity, abort: Callable[[int], object]) -> Iterator[None]:
+    """End every rank when any thread of this one raises what is not agreed on by all.
+
+    An uncaught exception would leave the others waiting in a collective for ever; on another thread than the main one,
+    Python would even go on without it. User errors, parameters that differ and non-finite numbers are raised by all
+    ranks alike and pass through, as do interruptions.
 
     Args:
-        rank: this rank.
+        activity: of this rank, which is named with its step.
         abort: ends all ranks with an exit code.
     """
 
     def fail(error: BaseException) -> None:
-        stagger(rank)
-        sys.stderr.write(f"error: rank {rank} on {os.uname().nodename} failed:\n")
-        traceback.print_exception(error)
+        stagger(activity.rank)
+        trace = "".join(traceback.format_exception(error))
+        sys.stderr.write(f"error: rank {activity.rank} on {activity.host} failed {activity.place()}:\n{trace}")
         sys.stderr.flush()
         abort(EXIT_FAILURE)
 
@@ -98,7 +145,7 @@ def abort_all_on_exception(rank: int, abort: Callable[[int], None]) -> Iterator[
     threading.excepthook = fail_thread
     try:
         yield
-    except (UserError, DivergedError, Interrupted, SystemExit):
+    except (UserError, DivergedError, Interrupted):
         raise
     except NonFiniteError as error:
         if error.agreed:
@@ -113,6 +160,23 @@ def abort_all_on_exception(rank: int, abort: Callable[[int], None]) -> Iterator[
         threading.excepthook = threading.__excepthook__
 
 
+def leave(code: int) -> NoReturn:
+    """End this process, after the last collective of a run, whatever other threads of it do.
+
+    Python itself waits for every thread that is no daemon, before it lets MPI end.
+    """
+    mpi = sys.modules.get("mpi4py.MPI")
+    if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized():
+        faulthandler.dump_traceback_later(FINALIZE_S, exit=True, file=STDERR)
+        mpi.Finalize()
+        faulthandler.cancel_dump_traceback_later()
+    if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 __all__ = [
     "EXIT_FAILURE",
     "EXIT_INTERRUPTED",
@@ -120,6 +184,8 @@ __all__ = [
     "EXIT_RESUMABLE",
     "EXIT_USER_ERROR",
     "STAGGER_S",
+    "STDERR",
+    "Abort",
     "DifferingRankError",
     "DivergedError",
     "Interrupted",
@@ -127,6 +193,7 @@ __all__ = [
     "UserError",
     "WrongLauncherError",
     "abort_all_on_exception",
+    "leave",
     "print_error",
     "stagger",
 ]

@@ -5,21 +5,29 @@ Where the fault sets in, the file `planted` appears in the working directory.
 
 from __future__ import annotations
 
+import ctypes
+import os
 import resource
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddp import train
+from ddp.comm import environment
+from ddp.comm.failure import leave
+from ddp.config import CommConfig
 
 if TYPE_CHECKING:
     from ddp.comm.world import World
     from ddp.config import Config
     from ddp.trainer import Trainer
 
-FAULTY_RANK, FIRST_STEP = 1, 3
+FAULTY_RANK = int(os.environ.get("DDP_TEST_FAULTY_RANK", "1"))
+FIRST_STEP = 3
 SMALL_FILE = 100_000
 
 
@@ -59,6 +67,45 @@ def hung_step(trainer: Trainer, world: World) -> None:
     steps_of(trainer, world, lambda: time.sleep(10_000))
 
 
+def stopped_step(trainer: Trainer, world: World) -> None:
+    steps_of(trainer, world, lambda: os.kill(os.getpid(), signal.SIGSTOP))
+
+
+def locked_step(trainer: Trainer, world: World) -> None:
+    """Code in C that keeps Python's lock, so that no other thread of the rank can do anything."""
+    steps_of(trainer, world, lambda: ctypes.PyDLL(None).sleep(10_000))
+
+
+def fail() -> None:
+    raise RuntimeError("planted")
+
+
+def failing_thread(trainer: Trainer, world: World) -> None:
+    def wait() -> None:
+        threading.Thread(target=fail).start()
+        time.sleep(10_000)
+
+    steps_of(trainer, world, wait)
+
+
+def start_endless_thread() -> None:
+    threading.Thread(target=time.sleep, args=(10_000,), daemon=False).start()
+
+
+def failure_beside_a_thread(trainer: Trainer, world: World) -> None:
+    """The interpreter waits for such a thread when the main one has ended."""
+    start_endless_thread()
+    steps_of(trainer, world, fail)
+
+
+def endless_thread(trainer: Trainer, world: World) -> None:
+    start_endless_thread()
+
+
+def leaving_step(trainer: Trainer, world: World) -> None:
+    steps_of(trainer, world, lambda: sys.exit(0))
+
+
 def slow_evaluation(trainer: Trainer, world: World) -> None:
     """An evaluation of minutes, in batches of 0.1 s."""
     split = trainer.evaluator.split
@@ -91,10 +138,49 @@ def small_disk(trainer: Trainer, world: World) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (SMALL_FILE, SMALL_FILE))
 
 
-FAULTS = {fault.__name__: fault for fault in (throttled, slow_step, hung_step, slow_evaluation, slow_start, small_disk)}
+FAULTS = {
+    fault.__name__: fault
+    for fault in (
+        throttled,
+        slow_step,
+        hung_step,
+        stopped_step,
+        locked_step,
+        failing_thread,
+        failure_beside_a_thread,
+        endless_thread,
+        leaving_step,
+        slow_evaluation,
+        slow_start,
+        small_disk,
+    )
+}
+
+
+def absent() -> None:
+    """A rank does not even start MPI; the others wait for it there."""
+    CommConfig.timeout_s = 3.0
+    if environment.launched_rank() == FAULTY_RANK:
+        time.sleep(10_000)
+
+
+def fails_early() -> None:
+    """A rank fails before it starts MPI."""
+
+    def prepare() -> None:
+        if environment.launched_rank() == FAULTY_RANK:
+            fail()
+
+    environment.prepare = prepare  # type: ignore[assignment]
+
+
+EARLY = {fault.__name__: fault for fault in (absent, fails_early)}
 
 
 def main(fault: str, arguments: list[str]) -> int:
+    if fault in EARLY:
+        EARLY[fault]()
+        return train.main(arguments)
     build = train._build_trainer
 
     def build_planted(world: World, config: Config) -> Trainer:
@@ -107,4 +193,4 @@ def main(fault: str, arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], sys.argv[2:]))
+    leave(main(sys.argv[1], sys.argv[2:]))

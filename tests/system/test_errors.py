@@ -184,7 +184,7 @@ def test_an_exception_ends_all_ranks(ranks: list[int], start: Start, flavour: Fl
     assert finished.code in ((4, signal.SIGKILL) if flavour is MPICH else (4,))
     assert finished.text.count("Traceback") == 1, finished.text
     assert finished.err.count("RuntimeError: planted") == 1
-    assert f"error: rank {ranks[0]} on {socket.gethostname()} failed:" in finished.err
+    assert f"error: rank {ranks[0]} on {socket.gethostname()} failed at step 4:\nTraceback" in finished.err
     assert finished.err.count("error: rank") == 1
 
 

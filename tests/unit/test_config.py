@@ -41,7 +41,7 @@ CHANGED = Config(
     optimizer=OptimizerConfig(lr=1e-05, momentum=0.3, nesterov=True, weight_decay=1 / 3),
     schedule=ScheduleConfig(name="cosine", warmup_epochs=0.1),
     train=TrainConfig(epochs=0, steps=12, evaluate_every=0, on_nonfinite="skip"),
-    comm=module.CommConfig(exact=False, reducer="naive", check_every=7),
+    comm=module.CommConfig(exact=False, reducer="naive", check_every=7, timeout_s=1.5),
     checkpoint=CheckpointConfig(every_steps=4, every_epochs=0, keep=0, grace_s=2.5),
     output=OutputConfig(dir="elsewhere/", name="a-b.c", log_every=1, profile=True),
 )
@@ -109,6 +109,9 @@ RANGES = [
     (TrainConfig, {"steps": -1}, "train.steps = -1: use 0 or more"),
     (TrainConfig, {"evaluate_every": -1}, "train.evaluate_every = -1: use 0 or more"),
     (module.CommConfig, {"check_every": -1}, "comm.check_every = -1: use 0 or more"),
+    (module.CommConfig, {"timeout_s": 0.5}, "comm.timeout_s = 0.5: use 1 s or more, or 0 for never"),
+    (module.CommConfig, {"timeout_s": math.nan}, "comm.timeout_s = nan: use 1 s or more, or 0 for never"),
+    (module.CommConfig, {"timeout_s": math.inf}, "comm.timeout_s = inf: use 1 s or more, or 0 for never"),
     (CheckpointConfig, {"every_steps": -1}, "checkpoint.every_steps = -1: use 0 or more"),
     (CheckpointConfig, {"every_epochs": -1}, "checkpoint.every_epochs = -1: use 0 or more"),
     (CheckpointConfig, {"keep": -1}, "checkpoint.keep = -1: use 0 or more"),
