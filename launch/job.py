@@ -133,7 +133,8 @@ def build_job(
     plan = make_plan(request.ranks, request.threads, request.bind, available)
     environment = rank_environment(plan, flavour, request.variables)
     is_remote = any(not is_local(place.host) for place in plan.hosts)
-    file = hostfile if is_remote or len(plan.hosts) > 1 else None
+    file = hostfile if is_remote or len(plan.hosts) > 1 or flavour.hosts_environment else None
+    environment |= {name: value.format(file=file) for name, value in flavour.hosts_environment.items()}
     assert file is not None or not is_remote
     command = build_command(
         plan,
@@ -145,5 +146,6 @@ def build_job(
         hostfile=file,
         labelled=labelled,
     )
-    lines = hostfile_lines([(place.host, place.ranks) for place in plan.hosts], flavour.host_line)
+    places = [(place.host, place.ranks) for place in plan.hosts]
+    lines = hostfile_lines(places, flavour.host_line, flavour.line_per_rank)
     return Job(plan, tuple(command), environment, file, lines if file else "")
