@@ -60,6 +60,8 @@ class Flavour:
     """The environment that goes with `bound`; `{threads}` filled in."""
     hosts_environment: Mapping[str, str] = field(default_factory=dict, hash=False)
     """The environment that goes with `hosts`; `{file}` filled in."""
+    even_hosts: tuple[str, ...] = ()
+    """As `hosts`, without a file: `names` of so many `hosts`, where the ranks are dealt out evenly."""
     line_per_rank: bool = False
     """Whether that file has a line for each rank, rather than for each host."""
     crowded: tuple[str, ...] = ()
@@ -153,7 +155,8 @@ SRUN = replace(
     no_input=("--mpi={pmi}", "--export=ALL", "--wait=5", "--input=none"),
     unbound=("--cpu-bind=none",),
     bound=("--cpus-per-task={threads}", "--cpu-bind=cores"),
-    hosts=("--distribution=arbitrary",),
+    hosts=("--distribution=arbitrary",),  # MPICH then takes each rank for alone on its host: pmi2 tells it so
+    even_hosts=("--nodes={hosts}", "--nodelist={names}", "--distribution=block"),
     host_line="{host}",
     unbound_hosts=("--cpu-bind=none",),
     label=("--label",),
@@ -204,11 +207,13 @@ def build_command(
     """
     unbound = flavour.unbound if hostfile is None else flavour.unbound_hosts
     binding = flavour.bound if plan.bind == "core" else unbound
+    hosts = flavour.even_hosts if hostfile is None else flavour.hosts
+    names = ",".join(place.host.name for place in plan.hosts)
     return [
         mpirun,
         "-n",
         str(plan.ranks),
-        *(() if hostfile is None else (part.format(file=hostfile) for part in flavour.hosts)),
+        *(part.format(file=hostfile, names=names, hosts=len(plan.hosts)) for part in hosts),
         *(flavour.as_root if as_root else ()),
         *flavour.no_input,
         *flavour.quiet,

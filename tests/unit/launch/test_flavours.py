@@ -122,6 +122,15 @@ HOST_COMMANDS = [
 ]
 
 
+def test_srun_names_hosts_that_share_evenly() -> None:
+    command = build_command(ACROSS, srun_for("MPICH"), mpirun="srun", program=["prog"], exported=[], as_root=True)
+    start = "srun -n 3 --nodes=2 --nodelist=a,b --distribution=block --mpi=pmi2"
+    assert shlex.join(command) == f"{start} --export=ALL --wait=5 --input=none --cpu-bind=none prog"
+    crowded = make_plan(3, 9, "none", [Available(Host(name, 2), (0,)) for name in "ab"])
+    command = build_command(crowded, srun_for("MPICH"), mpirun="srun", program=["prog"], exported=[], as_root=True)
+    assert "--overcommit" in command
+
+
 @pytest.mark.parametrize(("flavour", "plan", "text"), HOST_COMMANDS)
 def test_command_for_several_hosts_with_labels(flavour: Flavour, plan: Plan, text: str) -> None:
     command = build_command(
