@@ -137,7 +137,7 @@ def _run(world: World, signals: StopSignals, watchdog: Watchdog, arguments: Sequ
     config = invocation.config
     signals.grace_s, timeout_s = config.checkpoint.grace_s, config.comm.timeout_s
     watchdog.limit(max(timeout_s, CommConfig.timeout_s) if timeout_s else 0)  # to load and compile is no hang
-    _use_threads(world, config.threads or world.threads_per_rank())
+    _use_threads(world, config.threads or environment.planned_threads() or world.threads_per_rank())
     _stop_if_asked(world, signals)
     trainer = _build_trainer(world, config)
     trainer.signals = signals
