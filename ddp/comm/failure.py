@@ -23,7 +23,7 @@ EXIT_INTERRUPTED = 130
 
 STAGGER_S = 0.25
 MAX_STAGGER_S = 2.0
-ABORT_S = 5.0
+ABORT_S = 3.0
 """How long an abort by the MPI library may take, before this process just ends."""
 FINALIZE_S = 60.0
 """How long MPI's own end may take: all ranks have come to the end of the run, so it takes milliseconds."""
@@ -178,11 +178,13 @@ def leave(code: int) -> NoReturn:
 
 
 __all__ = [
+    "ABORT_S",
     "EXIT_FAILURE",
     "EXIT_INTERRUPTED",
     "EXIT_NONFINITE",
     "EXIT_RESUMABLE",
     "EXIT_USER_ERROR",
+    "MAX_STAGGER_S",
     "STAGGER_S",
     "STDERR",
     "Abort",

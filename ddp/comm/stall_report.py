@@ -89,7 +89,7 @@ def report(states: Mapping[int, State], hosts: Sequence[str] | None, timeout_s: 
         hosts: of all ranks, which were asked; None if only this one could be.
         timeout_s: what the collective took longer than.
     """
-    stuck = stuck_collective(states)
+    stuck = stuck_collective(states, all_answered=hosts is not None and len(states) == len(hosts))
     missing = sorted(rank for rank, state in states.items() if stuck and state.arrived < stuck.sequence)
     silent = [rank for rank in range(len(hosts or ())) if rank not in states]
     step = max((state.step for state in states.values() if stuck and state.arrived == stuck.sequence), default=-1)
@@ -130,15 +130,15 @@ SILENCE = (
 )
 
 
-def stuck_collective(states: Mapping[int, State]) -> Collective | None:
+def stuck_collective(states: Mapping[int, State], all_answered: bool) -> Collective | None:
     """The first one that ranks are in and others have not come to; or, if all came to all, the first that some are in.
 
     A collective such as a broadcast lets some ranks go on before the others have come, so that they may wait in later
-    ones: the first is the one to blame.
+    ones: the first is the one to blame. Ranks that do not answer have come to none, as far as anybody knows.
     """
     inside = sorted({state.current.sequence: state.current for state in states.values() if state.current}.items())
     for sequence, collective in inside:
-        if any(state.arrived < sequence for state in states.values()):
+        if not all_answered or any(state.arrived < sequence for state in states.values()):
             return collective
     return inside[0][1] if inside else None
 

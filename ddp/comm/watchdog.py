@@ -22,17 +22,17 @@ from typing import Any
 
 from mpi4py import MPI
 
-from ddp.comm.failure import EXIT_FAILURE, STDERR, Abort, stagger
+from ddp.comm.failure import ABORT_S, EXIT_FAILURE, MAX_STAGGER_S, STDERR, Abort, stagger
 from ddp.comm.stall_report import State, own_state, report
 from ddp.comm.world import World
 
 POLL_S = 0.5
 BUSY_POLL_S = 0.05
-CALL_S = 2.0
+CALL_S = 1.5
 """How long a coordinator may take to react to a call, before the next candidate is called."""
 COLLECT_S = 3.0
 """How long the ranks may take to say where they are."""
-LAST_S = 15.0
+LAST_S = COLLECT_S + MAX_STAGGER_S + ABORT_S
 """How long after it was asked a rank ends, whatever became of the coordinator."""
 
 CALL, ASK, STATE = 1, 2, 3

@@ -49,6 +49,8 @@ def test_a_rank_that_did_not_arrive() -> None:
             [state(0, 9), state(1, 8, False), state(2, 8, False), state(3, 9)],
             "ranks 1 on node1, 2 on node2 did not arrive and rank 4 on node3 did not answer",
         ),
+        # One that another rank could leave before it was cut off from the rest.
+        ([state(0, 9), state(1, 8)], "ranks 2, 3 on node2, 4 on node3 did not answer"),
         # A rank in another collective: it has not come to this one.
         ([state(0, 9), state(1, 8), state(2, 9), state(3, 9), state(4, 9)], "rank 1 on node1 did not arrive"),
         # One that went on: it waits for the same rank.
@@ -70,9 +72,10 @@ def test_culprits(states: list[State], culprits: str) -> None:
 
 def test_the_first_collective_that_ranks_wait_in_is_the_one_to_blame() -> None:
     states = {other.rank: other for other in (state(0, 10), state(1, 9), state(2, 8, False))}
-    assert stuck_collective(states) == states[1].current
+    assert stuck_collective(states, all_answered=True) == states[1].current
     states[2] = state(2, 11, False)
-    assert stuck_collective(states) == states[0].current  # rank 1 has not come to it
+    assert stuck_collective(states, all_answered=True) == states[0].current  # rank 1 has not come to it
+    assert stuck_collective(states, all_answered=False) == states[1].current  # which waits for one that is silent
 
 
 def test_before_the_first_step() -> None:
