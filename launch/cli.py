@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
-import shutil
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from launch import supervise, verify
+from launch import verify
 from launch.discovery import Library, find_mpirun, flavour_of, query_library
 from launch.environment import parse_assignment, rank_environment, shell_line
 from launch.errors import UsageError
 from launch.flavours import build_command
+from launch.hosts import this_host
 from launch.placement import Plan, available_cores, make_plan
 from launch.restart import run_with_restarts
-from launch.supervise import Ended
-from launch.trainer_arguments import checkpoint_grace_s, option_values
+from launch.supervise import EXIT_RESUMABLE, Ended
+from launch.supervision import Supervision
+from launch.trainer_arguments import asks_only, checkpoint_grace_s, option_values, run_directory
 
 TRAINER = (sys.executable, "-m", "ddp.train")
 """What each rank runs: the trainer, in the Python that runs the launcher."""
@@ -32,9 +35,6 @@ class Job(NamedTuple):
     command: list[str]
     environment: dict[str, str]
     """What ranks see beside the launcher's own."""
-
-
-_CRASHES = {signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE}
 
 
 def main(
@@ -69,9 +69,9 @@ def _run(options: argparse.Namespace, program: list[str], trainer: list[str], li
     mpirun = find_mpirun(flavour, Path(sys.executable).parent, os.environ.get("PATH", os.defpath))
     trainer = [*trainer, *_threads_argument(options.threads, trainer)]
 
-    def plan_job(arguments: Sequence[str]) -> Job:
+    def plan_job(arguments: Sequence[str], own: Mapping[str, str]) -> Job:
         plan = make_plan(options.n, threads, options.bind, available_cores())
-        environment = rank_environment(plan, flavour, {**_terminal(), **dict(map(parse_assignment, options.env))})
+        environment = rank_environment(plan, flavour, {**own, **dict(map(parse_assignment, options.env))})
         command = build_command(
             plan,
             flavour,
@@ -79,25 +79,42 @@ def _run(options: argparse.Namespace, program: list[str], trainer: list[str], li
             program=[*program, *arguments],
             exported=environment,
             as_root=os.geteuid() == 0,
+            labelled=bool(own),
         )
         return Job(plan, command, environment)
 
+    deadline = math.inf if options.timeout is None else time.monotonic() + options.timeout
+
     def start(arguments: Sequence[str]) -> Ended:
-        job = plan_job(arguments)
-        environment = {**os.environ, **job.environment}
-        return supervise.watch(job.command, environment, checkpoint_s=checkpoint_grace_s(arguments))
+        supervision = Supervision(
+            flavour,
+            options.n,
+            hosts=(),
+            run=run_directory(arguments),
+            expects_log=tuple(program) == TRAINER and not asks_only(arguments),
+            heartbeat_s=options.heartbeat_timeout,
+        )
+        job = plan_job(arguments, supervision.variables())
+        left_s = deadline - time.monotonic()
+        return supervision.watch(
+            job.command,
+            {**os.environ, **job.environment},
+            [(this_host(), options.n)],
+            checkpoint_s=checkpoint_grace_s(arguments),
+            timeout_s=max(0.0, left_s) if left_s < math.inf else None,
+        )
 
     if options.dry_run:
-        job = plan_job(trainer)
+        job = plan_job(trainer, {})
         if job.plan.warning:  # a run says so itself
             _say(f"warning: {job.plan.warning}")
         sys.stdout.write(f"{job.plan}\n{shell_line(job.command, job.environment, os.environ)}\n")
         return 0
-    restarts = options.max_restarts
-    code = run_with_restarts(start, trainer, restarts, _say) if restarts else start(trainer).code
-    if code - 128 in _CRASHES:
-        _say(f"error: a rank or mpirun was killed by {signal.Signals(code - 128).name} (exit code {code})")
-    return code
+    ended = run_with_restarts(start, trainer, options.max_restarts, _say)
+    if ended.timed_out and ended.code != 0:
+        saved = "a checkpoint was saved" if ended.code == EXIT_RESUMABLE else "no checkpoint could be saved in time"
+        _say(f"ended after --timeout {options.timeout:g} s: {saved}")
+    return ended.code
 
 
 def agreed_threads(launcher: int | None, trainer: Sequence[str]) -> int | None:
@@ -116,11 +133,6 @@ def agreed_threads(launcher: int | None, trainer: Sequence[str]) -> int | None:
         different = " and ".join(f"--threads {value}" for value in dict.fromkeys(values))
         raise UsageError(f"{different} differ: give it once, before the --")
     return values[0] if values else None
-
-
-def _terminal() -> dict[str, str]:
-    """Tell rank 0 of the terminal that mpirun hides from it, so that it can show a live display there."""
-    return {"DDP_TERMINAL": str(shutil.get_terminal_size().columns)} if sys.stdout.isatty() else {}
 
 
 def _threads_argument(launcher: int | None, trainer: Sequence[str]) -> list[str]:
@@ -148,6 +160,36 @@ def not_negative(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
     return int(text)
+
+
+def seconds(text: str) -> float:
+    """A finite number above 0.
+
+    Raises:
+        argparse.ArgumentTypeError: if `text` is anything else.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return value
+
+
+def heartbeat_seconds(text: str) -> float:
+    """0, or what a beat a second can tell from an accident.
+
+    Raises:
+        argparse.ArgumentTypeError: if `text` is anything else.
+    """
+    value = 0.0 if text == "0" else seconds(text)
+    if 0 < value < LEAST_SILENCE_S:
+        raise argparse.ArgumentTypeError(f"{text!r}: give at least {LEAST_SILENCE_S:g} seconds, or 0 for never")
+    return value
+
+
+LEAST_SILENCE_S = 3.0
 
 
 class _Parser(argparse.ArgumentParser):
@@ -201,6 +243,19 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="when a rank, the network or mpirun fails, start again from the newest checkpoint, at most N times "
         "(default: %(default)s)",
+    )
+    run.add_argument(
+        "--timeout",
+        type=seconds,
+        metavar="S",
+        help="end the job, restarts included, after S seconds, with a checkpoint (default: never)",
+    )
+    run.add_argument(
+        "--heartbeat-timeout",
+        type=heartbeat_seconds,
+        default=30.0,
+        metavar="S",
+        help="end the job when a rank has been silent for S seconds, at least 3; 0: never (default: %(default)g)",
     )
     run.add_argument("--dry-run", action="store_true", help="print the plan and the command, start nothing")
     verify.add_parser(commands)

@@ -36,6 +36,12 @@ class Flavour:
     """Passes the variable `name` of mpirun's environment on to ranks; empty where mpirun passes on all."""
     quiet: tuple[str, ...]
     """Leaves out mpirun's own lines about a rank that ended with an exit code other than 0."""
+    label: tuple[str, ...]
+    """Marks the output of each rank, where a line of it begins or another rank's came in between."""
+    label_pattern: str
+    """A regular expression for such a mark, with a group `rank`."""
+    whole_lines: bool
+    """Whether marked output is held back until a line is complete: a live display would show nothing."""
     yielding: Mapping[str, str] = field(hash=False)
     """The environment that makes a waiting rank give up its core to one that has work."""
 
@@ -55,6 +61,9 @@ OPENMPI_5 = Flavour(
     bound=("--map-by", "slot:PE={threads}", "--bind-to", "core"),
     export=("-x", "{name}"),
     quiet=(),  # 5 knows no such flag
+    label=("--output", "tag"),
+    label_pattern=r"\[\d+,(?P<rank>\d+)\]<std(?:out|err)>: ",
+    whole_lines=True,
     yielding={"OMPI_MCA_mpi_yield_when_idle": "1"},
 )
 OPENMPI_4 = replace(
@@ -63,6 +72,9 @@ OPENMPI_4 = replace(
     majors=range(4, 5),
     version_text=r"\((?:Open MPI|OpenRTE)\) 4\.",
     quiet=("--quiet",),
+    label=("--tag-output",),
+    label_pattern=r"\[\d+,(?P<rank>\d+)\]<std(?:out|err)>:",
+    whole_lines=False,
 )
 MPICH = Flavour(
     name="MPICH",
@@ -76,6 +88,9 @@ MPICH = Flavour(
     bound=("-bind-to", "core:{threads}"),
     export=(),
     quiet=(),
+    label=("-prepend-pattern", "<rank %r>"),
+    label_pattern=r"<rank (?P<rank>\d+)>",
+    whole_lines=False,
     yielding={"MPIR_CVAR_ENABLE_HEAVY_YIELD": "1"},
 )
 FLAVOURS = (OPENMPI_5, OPENMPI_4, MPICH)
@@ -94,6 +109,7 @@ def build_command(
     program: Sequence[str],
     exported: Iterable[str],
     as_root: bool,
+    labelled: bool = False,
 ) -> list[str]:
     """The argument list that starts `plan.ranks` copies of `program` with the `mpirun` of that flavour.
 
@@ -107,6 +123,7 @@ def build_command(
         *(flavour.as_root if as_root else ()),
         *flavour.no_input,
         *flavour.quiet,
+        *(flavour.label if labelled else ()),
         *(part.format(threads=plan.threads) for part in binding),
         *(part.format(name=name) for name in exported for part in flavour.export),
         *program,
