@@ -7,34 +7,26 @@ import math
 import os
 import signal
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NoReturn, TextIO
 
 from launch import verify
-from launch.discovery import Library, find_mpirun, flavour_of, query_library
-from launch.environment import parse_assignment, rank_environment, shell_line
-from launch.errors import UsageError
-from launch.flavours import build_command
-from launch.hosts import this_host
-from launch.placement import Plan, available_cores, make_plan
+from launch.discovery import Library, find_launcher, query_library
+from launch.environment import parse_assignment
+from launch.errors import HostError, UsageError
+from launch.job import Job, Request, build_job, find_available, requested_hosts
+from launch.outcome import EXIT_FAILURE
 from launch.restart import run_with_restarts
-from launch.supervise import EXIT_RESUMABLE, Ended
-from launch.supervision import Supervision
-from launch.trainer_arguments import asks_only, checkpoint_grace_s, option_values, run_directory
+from launch.starts import Starts
+from launch.supervise import EXIT_RESUMABLE
+from launch.trainer_arguments import option_values
 
 TRAINER = (sys.executable, "-m", "ddp.train")
 """What each rank runs: the trainer, in the Python that runs the launcher."""
 
-
-class Job(NamedTuple):
-    """What is started."""
-
-    plan: Plan
-    command: list[str]
-    environment: dict[str, str]
-    """What ranks see beside the launcher's own."""
+LEAST_SILENCE_S = 3.0
+"""Below this a busy machine would be taken for a dead one: ranks beat once a second."""
 
 
 def main(
@@ -59,62 +51,53 @@ def main(
     except UsageError as mistake:
         _say(f"error: {mistake}")
         return 2
+    except HostError as failure:
+        _say(f"error: {failure}")
+        return EXIT_FAILURE
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
 
 
 def _run(options: argparse.Namespace, program: list[str], trainer: list[str], library: Callable[[], Library]) -> int:
-    threads = agreed_threads(options.threads, trainer)
-    flavour = flavour_of(library(), options.mpi)
-    mpirun = find_mpirun(flavour, Path(sys.executable).parent, os.environ.get("PATH", os.defpath))
+    request = _request(options, trainer)
+    launcher = find_launcher(library(), options.mpi)
     trainer = [*trainer, *_threads_argument(options.threads, trainer)]
-
-    def plan_job(arguments: Sequence[str], own: Mapping[str, str]) -> Job:
-        plan = make_plan(options.n, threads, options.bind, available_cores())
-        environment = rank_environment(plan, flavour, {**own, **dict(map(parse_assignment, options.env))})
-        command = build_command(
-            plan,
-            flavour,
-            mpirun=mpirun,
-            program=[*program, *arguments],
-            exported=environment,
-            as_root=os.geteuid() == 0,
-            labelled=bool(own),
-        )
-        return Job(plan, command, environment)
-
-    deadline = math.inf if options.timeout is None else time.monotonic() + options.timeout
-
-    def start(arguments: Sequence[str]) -> Ended:
-        supervision = Supervision(
-            flavour,
-            options.n,
-            hosts=(),
-            run=run_directory(arguments),
-            expects_log=tuple(program) == TRAINER and not asks_only(arguments),
-            heartbeat_s=options.heartbeat_timeout,
-        )
-        job = plan_job(arguments, supervision.variables())
-        left_s = deadline - time.monotonic()
-        return supervision.watch(
-            job.command,
-            {**os.environ, **job.environment},
-            [(this_host(), options.n)],
-            checkpoint_s=checkpoint_grace_s(arguments),
-            timeout_s=max(0.0, left_s) if left_s < math.inf else None,
-        )
-
     if options.dry_run:
-        job = plan_job(trainer, {})
-        if job.plan.warning:  # a run says so itself
-            _say(f"warning: {job.plan.warning}")
-        sys.stdout.write(f"{job.plan}\n{shell_line(job.command, job.environment, os.environ)}\n")
+        available = find_available(request, assume=True)
+        job = build_job(request, launcher, [*program, *trainer], available, Path("ddp-hosts"))
+        _show_plan(job, sys.stdout)
+        sys.stdout.write(job.shell() + "\n")
         return 0
-    ended = run_with_restarts(start, trainer, options.max_restarts, _say)
+
+    starts = Starts(
+        request,
+        launcher,
+        program,
+        keeps_log=tuple(program) == TRAINER,
+        heartbeat_s=options.heartbeat_timeout,
+        timeout_s=options.timeout,
+        show=lambda job: _show_plan(job, sys.stderr),
+    )
+    ended = run_with_restarts(starts.start, trainer, options.max_restarts, _say, starts.leave_out_dead)
     if ended.timed_out and ended.code != 0:
         saved = "a checkpoint was saved" if ended.code == EXIT_RESUMABLE else "no checkpoint could be saved in time"
         _say(f"ended after --timeout {options.timeout:g} s: {saved}")
     return ended.code
+
+
+def _request(options: argparse.Namespace, trainer: Sequence[str]) -> Request:
+    threads = agreed_threads(options.threads, trainer)
+    hosts, is_allocated = requested_hosts(options.hosts, options.hostfile, os.environ)
+    variables = dict(map(parse_assignment, options.env))
+    return Request(options.n, threads, options.bind, tuple(hosts), is_allocated, variables)
+
+
+def _show_plan(job: Job, stream: TextIO) -> None:
+    """What is about to run where; before it starts, since a wrong plan costs the whole run."""
+    stream.write(f"{job.plan}\n")
+    stream.flush()
+    if job.plan.warning:
+        _say(f"warning: {job.plan.warning}")
 
 
 def agreed_threads(launcher: int | None, trainer: Sequence[str]) -> int | None:
@@ -177,8 +160,8 @@ def seconds(text: str) -> float:
     return value
 
 
-def heartbeat_seconds(text: str) -> float:
-    """0, or what a beat a second can tell from an accident.
+def silence(text: str) -> float:
+    """Seconds without a heartbeat: 0, or at least LEAST_SILENCE_S.
 
     Raises:
         argparse.ArgumentTypeError: if `text` is anything else.
@@ -187,9 +170,6 @@ def heartbeat_seconds(text: str) -> float:
     if 0 < value < LEAST_SILENCE_S:
         raise argparse.ArgumentTypeError(f"{text!r}: give at least {LEAST_SILENCE_S:g} seconds, or 0 for never")
     return value
-
-
-LEAST_SILENCE_S = 3.0
 
 
 class _Parser(argparse.ArgumentParser):
@@ -202,8 +182,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     run = commands.add_parser(
         "run",
-        help="train with several ranks on this host",
-        description="Train with P ranks on this host, with the MPI library that mpi4py loads.",
+        help="train with several ranks on one host or many",
+        description="Train with P ranks on this host, on those of -H or --hostfile, or on those of the batch job "
+        "(Slurm, PBS, LSF) that this runs in, with the MPI library that mpi4py loads.",
         usage="%(prog)s -n P [options] [-- ddp.train arguments]",
         epilog="Exit code: that of the job (0 done, 2 a mistake in the arguments, see ddp.train); 75 after SIGTERM or "
         "SIGUSR1, when the job has written a checkpoint, within its checkpoint.grace_s; 130 after SIGINT, which ends "
@@ -213,7 +194,15 @@ def _parser() -> argparse.ArgumentParser:
     placement = run.add_argument_group("ranks and cores")
     placement.add_argument("-n", type=positive, required=True, metavar="P", help="number of ranks (required)")
     placement.add_argument(
-        "--threads", type=positive, metavar="T", help="threads per rank (default: cores of this host / P)"
+        "-H", dest="hosts", metavar="h1:4,h2:4", help="hosts, and the most ranks for each (default: this host)"
+    )
+    placement.add_argument(
+        "--hostfile",
+        metavar="F",
+        help="a file with a host a line: `host slots=4`, `host:4`, or `host` on a line for each of its slots",
+    )
+    placement.add_argument(
+        "--threads", type=positive, metavar="T", help="threads per rank (default: cores of a host / its ranks)"
     )
     placement.add_argument(
         "--bind",
@@ -225,9 +214,9 @@ def _parser() -> argparse.ArgumentParser:
     mpi = run.add_argument_group("MPI")
     mpi.add_argument(
         "--mpi",
-        choices=("auto", "openmpi", "mpich"),
+        choices=("auto", "openmpi", "mpich", "intelmpi", "srun"),
         default="auto",
-        help="the MPI to use; auto: the one that mpi4py loads (default: %(default)s)",
+        help="the MPI to use; auto: the one that mpi4py loads; srun: Slurm starts its ranks (default: %(default)s)",
     )
     mpi.add_argument(
         "--env",
@@ -252,7 +241,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument(
         "--heartbeat-timeout",
-        type=heartbeat_seconds,
+        type=silence,
         default=30.0,
         metavar="S",
         help="end the job when a rank has been silent for S seconds, at least 3; 0: never (default: %(default)g)",

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Self
 
 from launch import cleanup
 from launch.event_loop import EventLoop
@@ -53,7 +54,7 @@ class Supervision:
             expects_log: whether there must be such a log; not for `--help`.
             heartbeat_s: after so many seconds of silence a rank counts as gone; 0: never.
         """
-        self.flavour, self.ranks, self.run = flavour, ranks, run
+        self.flavour = flavour
         self.token = secrets.token_hex(16)
         self._expects_log = expects_log
         self._log = RunLog(run)
@@ -65,13 +66,23 @@ class Supervision:
         if heartbeat_s:
             self._heartbeats = Heartbeats(self.token, address_towards(hosts), heartbeat_s, [""] * ranks, self.say)
 
+    def __enter__(self) -> Self:
+        """Go on."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Wait until all is shown, and listen no more."""
+        self._screen.close()
+        if self._heartbeats:
+            self._heartbeats.close()
+
     def say(self, line: str) -> None:
         """Show a line of the launcher's own."""
         self._screen.line("stderr", line.encode())
 
     def variables(self) -> dict[str, str]:
         """What every rank must find in its environment."""
-        variables = {cleanup.MARK: self.token, "DDP_WORLD_SIZE": str(self.ranks)}
+        variables = {cleanup.MARK: self.token}
         if self._heartbeats:
             variables["DDP_HEARTBEAT"] = self._heartbeats.variable
         if sys.stdout.isatty() and not self.flavour.whole_lines:
@@ -127,10 +138,7 @@ class Supervision:
             for line in verdict.text.splitlines():
                 self.say(line)
         finally:
-            if self._heartbeats:
-                self._heartbeats.close()
             self._logs.write(make_directory)
-            self._screen.close()
         return Ended(verdict.code, ended.was_signalled, ended.stopped_by, ended.timed_out)
 
     # What `supervise.watch` calls while the job runs.
