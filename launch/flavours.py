@@ -172,8 +172,7 @@ def build_command(
         *(() if hostfile is None else (part.format(file=hostfile) for part in flavour.hosts)),
         *(flavour.as_root if as_root else ()),
         *flavour.no_input,
-        *flavour.quiet,
-        *(flavour.label if labelled else ()),
+        *(flavour.label if labelled else flavour.quiet),  # who reads the labels, reads mpirun's own words too
         *(part.format(threads=plan.threads) for part in binding),
         *(part.format(name=name) for name in exported for part in flavour.export),
         *program,

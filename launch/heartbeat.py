@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -19,6 +20,12 @@ from launch.hosts import Host, is_local
 
 LARGEST = 4096
 TICK_S = 1.0
+
+REFUSAL_S = 0.2
+"""How long refusals count after the question: Open MPI leaves the other ranks 0.25 s when one has failed."""
+
+RECEIVE_ERRORS = {socket.AF_INET: (socket.IPPROTO_IP, 11), socket.AF_INET6: (socket.IPPROTO_IPV6, 25)}
+"""Linux' IP_RECVERR: keep what the network says of datagrams that could not be delivered, and to whom."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +71,14 @@ class Heartbeats:
         self._address = address
         self._socket = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
+        self._socket.setsockopt(*RECEIVE_ERRORS[self._socket.family], 1)
         self._socket.bind((address, 0))
         self._begun = self._looked = time.monotonic()
         self._has_warned = False
+        self._senders: dict[Any, int] = {}
+        self._asked = math.inf
+        self.gone: list[int] = []
+        """Ranks whose processes were no more when `ask` asked."""
 
     @property
     def variable(self) -> str:
@@ -95,12 +107,42 @@ class Heartbeats:
         while True:
             try:
                 data, sender = self._socket.recvfrom(LARGEST)
-            except OSError:  # no more; or an answer could not be delivered, which Linux tells here
+            except BlockingIOError:
+                self._take_refusals()
                 return
+            except OSError:  # an answer could not be delivered
+                self._take_refusals()
+                continue
             if beat := self._read(data):
-                self.beats[beat.rank] = beat
+                self.beats[beat.rank], self._senders[sender] = beat, beat.rank
                 with contextlib.suppress(OSError):
                     self._socket.sendto(answer, sender)
+
+    def ask(self) -> None:
+        """Find out, now that something has gone wrong, which processes are no more; once.
+
+        A host answers a datagram for a process that has died with a refusal, at once. When mpirun ends all others a
+        moment later, nobody can tell any more who was the first.
+        """
+        if self._asked < math.inf:
+            return
+        self._asked = time.monotonic()
+        for sender in self._senders:
+            for _ in range(2):  # the first may fail because of another
+                try:
+                    self._socket.sendto(json.dumps({"job": self.token}).encode(), sender)
+                    break
+                except OSError:
+                    self._take_refusals()
+
+    def _take_refusals(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                _, _, _, sender = self._socket.recvmsg(LARGEST, LARGEST, socket.MSG_ERRQUEUE | socket.MSG_DONTWAIT)
+                rank = self._senders.get(sender)
+                is_recent = self._asked <= time.monotonic() < self._asked + REFUSAL_S
+                if rank is not None and is_recent and rank not in self.gone and not self.beats[rank].leaving:
+                    self.gone.append(rank)
 
     def _read(self, data: bytes) -> Beat | None:
         """A datagram of this job's; None for any other."""
@@ -136,9 +178,9 @@ class Heartbeats:
 
     def _message(self, silent: Sequence[Beat]) -> str:
         ranks = {beat.rank for beat in silent}
-        dead = [host for host in dict.fromkeys(self.hosts) if self.ranks_on(host) and self.ranks_on(host) <= ranks]
-        on_dead = set().union(*(self.ranks_on(host) for host in dead)) if len(set(self.hosts)) > 1 else set()
-        names = [f"any rank on {host} ({plural('rank', self.ranks_on(host))})" for host in dead if on_dead]
+        dead = [host for host in dict.fromkeys(self.hosts) if self._is_dead(host, ranks)]
+        on_dead = set().union(*map(self.ranks_on, dead))
+        names = [f"any rank on {host} ({plural('rank', self.ranks_on(host))})" for host in dead]
         names += [f"rank {beat.rank} on {beat.host}" for beat in silent if beat.rank not in on_dead]
         oldest = min(silent, key=lambda beat: (beat.rank not in on_dead, beat.rank))
         return f"no heartbeat from {', '.join(names)} for {self.silence_s:g} s ({oldest.where})"
@@ -146,6 +188,11 @@ class Heartbeats:
     def ranks_on(self, host: str) -> set[int]:
         """The ranks that were heard from a host of the plan."""
         return {rank for rank in self.beats if self.hosts[rank] == host}
+
+    def _is_dead(self, host: str, silent: set[int]) -> bool:
+        """Whether all of a host's ranks are silent, there being several, and other hosts."""
+        ranks = self.ranks_on(host)
+        return len(ranks) > 1 and ranks <= silent and len(set(self.hosts)) > 1
 
     def _warn_of_unheard(self, now: float) -> None:
         """Once, of those that have never been heard of."""

@@ -39,6 +39,15 @@ TERMINATED = re.compile(r"PID (?P<pid>\d+) RUNNING AT (?P<host>\S+)")
 """MPICH, and Intel MPI; the code follows."""
 
 EXIT_CODE = re.compile(r"EXIT (?:CODE|STATUS): (?P<signal>\d+)\b|KILLED BY SIGNAL: (?P<killed>\d+)\b")
+COMPLAINT = re.compile(
+    r"MPI_ERRORS_ARE_FATAL|An error occurred in|unexpectedly disconnected|mca_btl_tcp|Fatal error in|"
+    r"^(?:error: |Abort\()"
+)
+"""Words of a rank that goes down, or of its MPI library: of its own accord, or because another one is gone."""
+
+PEER = re.compile(r"^\s*Peer host:\s+(?P<host>\S+)")
+"""Open MPI, on a rank's stderr: another rank has closed its connection without a word."""
+
 LOST_DAEMON = re.compile(r"Remote daemon: .* on node (?P<host>\S+)")
 
 
@@ -59,6 +68,10 @@ class Words:
     deaths: list[Death] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
     """Hosts with which it lost the connection."""
+    peers: list[tuple[Rank, str]] = field(default_factory=list)
+    """Ranks that lost the connection to a rank, and the host of that one."""
+    complaining: set[Rank] = field(default_factory=set)
+    """Ranks that said something before they went."""
     _who: tuple[Rank, int | None, str] | None = None
 
     def read(self, line: str) -> bool:
@@ -66,6 +79,7 @@ class Words:
         if match := LOST_DAEMON.search(line):
             self.lost.append(match["host"])
             return True
+        self.read_rank(None, line)
         if match := EXITED.search(line):
             self._who = int(match["rank"]), None, match["host"]
         elif match := TERMINATED.search(line):
@@ -78,6 +92,18 @@ class Words:
             self.deaths.append(Death(*self._who, number))
         self._who = None
         return number in CRASHES
+
+    @property
+    def tell_of_failure(self) -> bool:
+        """Whether any of them do."""
+        return bool(self.deaths or self.lost or self.peers)
+
+    def read_rank(self, rank: Rank, line: str) -> None:
+        """Take a line of a rank's stderr: the MPI library writes there too, and mpirun may pass that on as its own."""
+        if match := PEER.match(line):
+            self.peers.append((rank, match["host"]))
+        if COMPLAINT.search(line):
+            self.complaining.add(rank)
 
 
 class RunLog:
@@ -125,13 +151,15 @@ class Evidence:
     hosts: Sequence[str] = ()
     """Of each rank."""
     heartbeats: Heartbeats | None = None
+    gone: Sequence[int] = ()
+    """Ranks that were no more when the first sign of a failure came."""
     logs: Path | None = None
 
     @property
     def is_complete(self) -> bool:
         """Whether the run recorded its end; for a program that keeps no such record, whether it ended with 0."""
         if not self.events and not self.expects_log:
-            return self.ended.code == 0
+            return self.ended.code == 0 and not (self.silence or self.words.tell_of_failure)
         return bool(self.events) and self.events[-1].get("event") == "end"
 
     def step(self, ranks: Iterable[int] = ()) -> str:
@@ -150,6 +178,8 @@ class Verdict:
     code: int
     text: str
     """The last words, one or more lines; empty if there is nothing to say."""
+    shows_own: bool = False
+    """Whether mpirun's own words are of use."""
 
 
 def judge(evidence: Evidence) -> Verdict:
@@ -157,10 +187,8 @@ def judge(evidence: Evidence) -> Verdict:
     code, ended = evidence.ended.code, evidence.ended
     block = first_block(evidence.blocks)
     if evidence.is_complete and (block is None or not block.is_error):
-        text = block.text if block else ""
-        return Verdict(
-            0, text or (f"warning: the run is complete, but mpirun ended with {describe(code)}" if code else "")
-        )
+        warning = f"warning: the run is complete, but mpirun ended with {describe(code)}" if code else ""
+        return Verdict(0, block.text if block else warning, shows_own=True)
     culprit = _culprit(evidence)
     if ended.stopped_by is not None and not evidence.silence:
         stopped = code if code == EXIT_RESUMABLE else 128 + ended.stopped_by
@@ -173,7 +201,7 @@ def judge(evidence: Evidence) -> Verdict:
         return Verdict(final, _with_others(block.text, evidence, block))
     if code in MEANINGFUL:
         return Verdict(code, "")
-    return Verdict(EXIT_FAILURE, _unexplained(evidence))
+    return Verdict(EXIT_FAILURE, _unexplained(evidence), shows_own=True)
 
 
 def _culprit(evidence: Evidence) -> str:
@@ -198,7 +226,20 @@ def _culprit(evidence: Evidence) -> str:
             f"error: mpirun lost its daemon on {host} ({plural('rank', ranks)}) {evidence.step(ranks)}:"
             " it was killed, or the connection broke"
         )
+    silent = [rank for rank in evidence.gone if rank not in evidence.words.complaining]
+    if silent:
+        rank = silent[0]
+        return f"error: rank {rank} on {evidence.hosts[rank]} was killed or crashed {evidence.step([rank])}"
+    if evidence.words.peers and block is None:
+        return _disconnected(*evidence.words.peers[0], evidence)
     return ""
+
+
+def _disconnected(rank: Rank, host: str, evidence: Evidence) -> str:
+    others = [other for other, where in enumerate(evidence.hosts) if same_host(where, host) and other != rank]
+    who = f"rank {rank} on {evidence.hosts[rank]} has" if rank is not None else "others have"
+    which = plural("rank", others).replace(", ", " or ").replace("ranks", "rank")
+    return f"error: {which} on {host} was killed or crashed {evidence.step(others)}: {who} lost the connection to it"
 
 
 def _killed(death: Death, evidence: Evidence) -> str:

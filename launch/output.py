@@ -8,11 +8,13 @@ number of the rank. What a rank writes on stderr from a line `error: ` on is hel
 from __future__ import annotations
 
 import contextlib
+import itertools
 import queue
 import re
 import sys
 import threading
-from collections import defaultdict
+import time
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,10 +25,11 @@ LONGEST_MARK = 32
 EXAMPLES = (b"<rank 0>", b"[1,0]<stdout>:", b"[1,0]<stdout>: ")
 """Marks of those flavours that put them into the middle of lines; `Splitter` recognises by them one that is cut off."""
 
-ERROR = b"error: "
-HELD = (ERROR, b"Traceback (most recent call last):")
+ERROR = "error: "
+HELD = (ERROR, "Traceback (most recent call last):")
 """How the lines begin from which on a rank's stderr is held back."""
 
+ABORT = re.compile(r"-{40,}$|Abort\(\d+\) on node |application called MPI_Abort")
 MOST_HELD_LINES = 1000
 _CONTROL = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -155,12 +158,13 @@ class Block:
     @property
     def is_error(self) -> bool:
         """Whether it says in its first line what the error is."""
-        return self.lines[0].startswith(ERROR.decode())
+        return self.lines[0].startswith(ERROR)
 
     @property
     def text(self) -> str:
-        """All of it."""
-        return "\n".join(self.lines)
+        """All of it, but for what the MPI library says about the abort that follows."""
+        ours = itertools.takewhile(lambda line: not ABORT.match(line), self.lines)
+        return "\n".join(ours).rstrip()
 
 
 class Output:
@@ -171,11 +175,12 @@ class Output:
         self.screen, self.logs = screen, logs
         self.blocks: dict[int, Block] = {}
         """By rank, in the order in which they began."""
-        self.on_error: Callable[[Rank, str], object] = lambda _rank, _line: None
-        """Gets the first line of each block, and each line of mpirun's own, with None."""
+        self.on_words: Callable[[Rank, str], object] = lambda _rank, _line: None
+        """Gets each line of a rank's stderr, and each of mpirun's own, with None."""
         self._splitters = {name: Splitter(pattern, whole_lines) for name in ("stdout", "stderr")}
         self._lines: defaultdict[tuple[Stream, Rank], bytes] = defaultdict(bytes)
         self._shown: dict[Stream, int] = {"stdout": 0, "stderr": 0}
+        self._own: deque[tuple[float, bytes]] = deque()
 
     def feed(self, stream: Stream, data: bytes) -> None:
         """Take what came through a pipe; nothing at its end."""
@@ -186,6 +191,8 @@ class Output:
                 self._finish(of, rank, self._lines.pop((of, rank)))
 
     def _take(self, stream: Stream, rank: Rank, piece: bytes) -> None:
+        if stream == "stderr":
+            piece = piece.replace(b"\0", b"")  # Open MPI 5 ends its messages so
         key = stream, rank
         *whole, rest = (self._lines[key] + piece).split(b"\n")
         for line in whole:
@@ -196,7 +203,7 @@ class Output:
 
     def _show_unfinished(self, stream: Stream, text: bytes) -> None:
         """Show what there is of a line of rank 0's, unless it may have to be held back."""
-        is_held = 0 in self.blocks or any(start.startswith(text[: len(start)]) for start in HELD)
+        is_held = 0 in self.blocks or any(start.encode().startswith(text[: len(start)]) for start in HELD)
         if stream == "stdout" or not is_held:
             self.screen.write(stream, text[self._shown[stream] :])
             self._shown[stream] = len(text)
@@ -204,34 +211,34 @@ class Output:
     def _finish(self, stream: Stream, rank: Rank, line: bytes) -> None:
         """Pass on a whole line, or the end of the last one."""
         shown, self._shown[stream] = (self._shown[stream], 0) if rank == 0 else (0, self._shown[stream])
-        if rank is None or line.strip() or rank == 0:
+        if line.strip() or (rank == 0 and stream == "stdout"):
             self.logs.add(rank, line)
         if rank is None:
             self._finish_own(line)
-        elif stream == "stderr" and self._holds(rank, line):
+        elif stream == "stderr" and self._holds(rank, line.decode(errors="replace").rstrip()):
             pass
         elif rank == 0:
             self.screen.write(stream, line[shown:])
         elif line.strip():
             self.screen.line(stream, f"[{rank}] ".encode() + line)
 
-    def _finish_own(self, line: bytes) -> None:
-        """What mpirun says after a failure only repeat that there was one."""
-        self.on_error(None, line.decode(errors="replace").rstrip())
-        if not self.blocks:
-            self.screen.line("stderr", line)
+    def show_own(self, older_than_s: float = 0.0) -> None:
+        """Show what mpirun itself has said, but for what is younger: that may be about an end which we tell better."""
+        while self._own and self._own[0][0] <= time.monotonic() - older_than_s:
+            self.screen.line("stderr", self._own.popleft()[1])
 
-    def _holds(self, rank: int, line: bytes) -> bool:
-        text = line.decode(errors="replace").rstrip()
-        if rank in self.blocks:
-            if len(self.blocks[rank].lines) < MOST_HELD_LINES:
-                self.blocks[rank].lines.append(text)
-            return True
-        if line.startswith(HELD):
-            self.blocks[rank] = Block(rank, [text])
-            self.on_error(rank, text)
-            return True
-        return False
+    def _finish_own(self, line: bytes) -> None:
+        self._own.append((time.monotonic(), line))
+        self.on_words(None, line.decode(errors="replace").rstrip())
+
+    def _holds(self, rank: int, line: str) -> bool:
+        self.on_words(rank, line)
+        if rank not in self.blocks and not line.startswith(HELD):
+            return False
+        block = self.blocks.setdefault(rank, Block(rank))
+        if len(block.lines) < MOST_HELD_LINES:
+            block.lines.append(line)
+        return True
 
 
 def first_block(blocks: Iterable[Block]) -> Block | None:

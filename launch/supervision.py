@@ -22,13 +22,16 @@ from launch.ssh import NO_SSH, run_on
 from launch.supervise import EXIT_RESUMABLE, Ended, Stream, watch
 
 FLUSH_S = 1.0
+PENSIVE_S = 2.0
+"""How long mpirun's own words wait: if they announce the end, there is something better to say."""
+
 FAILED_S = 5.0
 """How long mpirun may take to end all ranks after one has failed, in seconds."""
 
 CLEANUP_S = 8.0
 """How long a host may take to end what is left there; ssh itself gives a silent one up after 5 s."""
 
-IN_ORDER = {0, 2, 3, EXIT_RESUMABLE}
+IN_ORDER = {2, 3, EXIT_RESUMABLE}
 """Exit codes with which all ranks end by themselves: nothing is left to be cleaned up."""
 
 
@@ -60,7 +63,7 @@ class Supervision:
         self._log = RunLog(run)
         self._screen, self._logs = Screen(), Logs(run)
         self._output = Output(flavour.label_pattern, flavour.whole_lines, self._screen, self._logs)
-        self._words, self._silence = Words(), ""
+        self._words, self._silence, self._has_failed = Words(), "", False
         self._heartbeats: Heartbeats | None = None
         self._fail: Callable[[float], None] = lambda _: None
         if heartbeat_s:
@@ -114,7 +117,7 @@ class Supervision:
         if self._heartbeats:
             self._heartbeats.hosts = hosts
         self._logs.add(None, f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {shlex.join(command)}".encode())
-        self._output.on_error = self._heard
+        self._output.on_words = self._heard
         marked = {**environment, **cleanup.daemon_environment(self.token)}
         make_directory = False
         try:
@@ -131,10 +134,13 @@ class Supervision:
                     unreachable=self._end_everywhere(ended, events, [host for host, _ in places]),
                     hosts=hosts,
                     heartbeats=self._heartbeats,
+                    gone=self._heartbeats.gone if self._heartbeats else (),
                     logs=self._logs.folder,
                 )
             )
             make_directory = verdict.code == EXIT_FAILURE
+            if verdict.shows_own:
+                self._output.show_own()
             for line in verdict.text.splitlines():
                 self.say(line)
         finally:
@@ -146,7 +152,7 @@ class Supervision:
     def begin(self, loop: EventLoop, fail: Callable[[float], None]) -> None:
         """Listen to the ranks, and write the logs from time to time."""
         self._fail = fail
-        loop.every(FLUSH_S, self._logs.write)
+        loop.every(FLUSH_S, self._flush)
         if self._heartbeats:
             self._heartbeats.begin(loop, self._fell_silent)
 
@@ -156,18 +162,31 @@ class Supervision:
 
     def _heard(self, rank: Rank, line: str) -> None:
         """Let mpirun end the others once a rank has failed: all by itself it may wait for them for ever."""
-        if (rank is None and self._words.read(line)) or (rank is not None and line.startswith(ERROR.decode())):
+        if rank is None:
+            has_failed = self._words.read(line)
+        else:
+            has_failed = line.startswith(ERROR)
+            self._words.read_rank(rank, line)
+        if self._heartbeats and (has_failed or self._words.complaining):
+            self._heartbeats.ask()
+        if has_failed:
+            self._has_failed = True
             self._fail(FAILED_S)
+
+    def _flush(self) -> None:
+        self._logs.write()
+        if not self._has_failed:
+            self._output.show_own(PENSIVE_S)
 
     def _fell_silent(self, message: str) -> None:
         if not self._silence:
-            self._silence = message
+            self._silence, self._has_failed = message, True
             self._fail(0.0)  # mpirun has not noticed, and will not
 
     def _end_everywhere(self, ended: Ended, events: Sequence[Mapping[str, object]], hosts: Sequence[Host]) -> list[str]:
         """End what is left on any host, unless all has ended in order; the hosts that do not answer."""
-        is_done = bool(events) and events[-1].get("event") == "end"
-        if not self._silence and (is_done or (ended.code in IN_ORDER and (ended.code or not self._expects_log))):
+        is_done = events[-1].get("event") == "end" if events else not self._expects_log and ended.code == 0
+        if not self._silence and (is_done or ended.code in IN_ORDER) and not self._words.tell_of_failure:
             return []
         cleanup.end_job(self.token)
         if self.flavour.option == "srun":  # which ends all by itself; and Slurm's hosts may have no ssh
