@@ -8,6 +8,7 @@ says so.
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 from collections.abc import Iterable, Sequence
@@ -109,9 +110,9 @@ class Words:
 class RunLog:
     """What a run's event log has got since the start."""
 
-    def __init__(self, run: Path) -> None:
-        """Take the run directory as it is now."""
-        self._path = run / "metrics.jsonl"
+    def __init__(self, run: Path | None) -> None:
+        """Take the run directory as it is now; None: there will be none."""
+        self._path = run / "metrics.jsonl" if run else Path(os.devnull)
         # After its last whole line: the trainer removes what a killed run left of another.
         self._begun = self._content().rfind(b"\n") + 1
 
@@ -226,20 +227,20 @@ def _culprit(evidence: Evidence) -> str:
             f"error: mpirun lost its daemon on {host} ({plural('rank', ranks)}) {evidence.step(ranks)}:"
             " it was killed, or the connection broke"
         )
-    silent = [rank for rank in evidence.gone if rank not in evidence.words.complaining]
-    if silent:
-        rank = silent[0]
-        return f"error: rank {rank} on {evidence.hosts[rank]} was killed or crashed {evidence.step([rank])}"
-    if evidence.words.peers and block is None:
-        return _disconnected(*evidence.words.peers[0], evidence)
-    return ""
+    return _vanished(evidence)
 
 
-def _disconnected(rank: Rank, host: str, evidence: Evidence) -> str:
-    others = [other for other, where in enumerate(evidence.hosts) if same_host(where, host) and other != rank]
-    who = f"rank {rank} on {evidence.hosts[rank]} has" if rank is not None else "others have"
-    which = plural("rank", others).replace(", ", " or ").replace("ranks", "rank")
-    return f"error: {which} on {host} was killed or crashed {evidence.step(others)}: {who} lost the connection to it"
+def _vanished(evidence: Evidence) -> str:
+    """Who was gone without a word when the others complained; empty if nobody is known to have been."""
+    hosts = evidence.hosts
+    ranks = [rank for rank in evidence.gone if rank not in evidence.words.complaining]
+    for _, host in evidence.words.peers:  # the others say where it was
+        there = [rank for rank, where in enumerate(hosts) if same_host(where, host)]
+        ranks = [rank for rank in ranks if rank in there] or there
+    if not ranks:
+        return ""
+    who = " or ".join(f"rank {rank} on {hosts[rank]}" for rank in sorted(ranks))
+    return f"error: {who} was killed or crashed {evidence.step(ranks)}: others lost the connection to it"
 
 
 def _killed(death: Death, evidence: Evidence) -> str:

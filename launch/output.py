@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import queue
 import re
 import sys
@@ -125,9 +126,9 @@ class Screen:
 class Logs:
     """`logs/rank-NNNNN.log` and `logs/launcher.log` of a run, once it has a directory; open only in passing."""
 
-    def __init__(self, run: Path) -> None:
-        """Take the run directory."""
-        self.run, self.folder = run, run / "logs"
+    def __init__(self, run: Path | None) -> None:
+        """Take the run directory; None: keep nothing."""
+        self._run, self.folder = run, (run or Path(os.devnull)) / "logs"
         self._waiting: defaultdict[Rank, list[bytes]] = defaultdict(list)
 
     def add(self, rank: Rank, line: bytes) -> None:
@@ -137,7 +138,7 @@ class Logs:
 
     def write(self, make_directory: bool = False) -> None:
         """Append what has come to the files; without a run directory it goes on waiting, unless that is to be made."""
-        if not self._waiting or not (make_directory or self.run.is_dir()):
+        if not self._waiting or self._run is None or not (make_directory or self._run.is_dir()):
             return
         with contextlib.suppress(OSError):  # a full disk is for the trainer to tell
             self.folder.mkdir(parents=True, exist_ok=True)

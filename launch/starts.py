@@ -65,7 +65,7 @@ class Starts:
             self.launcher.flavour,
             self.request.ranks,
             self.request.hosts,
-            run_directory(arguments),
+            None if asks_only(arguments) else run_directory(arguments),
             expects_log=self._keeps_log and not asks_only(arguments),
             heartbeat_s=self._heartbeat_s,
         )
@@ -83,6 +83,8 @@ class Starts:
                 [(place.host, place.ranks) for place in job.plan.hosts],
                 checkpoint_s=checkpoint_grace_s(arguments),
                 timeout_s=max(0.0, left_s) if left_s < math.inf else None,
+                # Those that have told of themselves: a batch system's hosts may take no commands through ssh.
+                reachable=[place.host for place in job.plan.hosts if place.available.machine],
             )
 
     def leave_out_dead(self, alive: Callable[[Sequence[Host]], Sequence[Host]] | None = None) -> Change:
@@ -92,7 +94,7 @@ class Starts:
             alive: which of some hosts answer; by default those on which a command can be run.
         """
         hosts = self.request.hosts
-        if all(map(is_local, hosts)) or self.launcher.flavour.option == "srun":
+        if all(map(is_local, hosts)):
             return Change()
         there = tuple((alive or answering)(hosts))
         dead = [host for host in hosts if host not in there]

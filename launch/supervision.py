@@ -43,7 +43,7 @@ class Supervision:
         flavour: Flavour,
         ranks: int,
         hosts: Sequence[Host],
-        run: Path,
+        run: Path | None,
         expects_log: bool = True,
         heartbeat_s: float = 0.0,
     ) -> None:
@@ -53,7 +53,7 @@ class Supervision:
             flavour: the kind of mpirun.
             ranks: how many there will be.
             hosts: where they may run; none: here.
-            run: the run directory; its event log says whether the job has succeeded.
+            run: the run directory; its event log says whether the job has succeeded. None: the job has none.
             expects_log: whether there must be such a log; not for `--help`.
             heartbeat_s: after so many seconds of silence a rank counts as gone; 0: never.
         """
@@ -100,6 +100,7 @@ class Supervision:
         places: Sequence[tuple[Host, int]],
         checkpoint_s: float | None = None,
         timeout_s: float | None = None,
+        reachable: Sequence[Host] = (),
     ) -> Ended:
         """Run mpirun to its end, show what there is to be shown, and see to it that nothing is left on any host.
 
@@ -109,6 +110,7 @@ class Supervision:
             places: the hosts, in the order of the ranks, and how many each has.
             checkpoint_s: as in `supervise.watch`.
             timeout_s: the same.
+            reachable: those hosts on which commands can be run; what is left there after a failure is ended.
 
         Returns:
             How it ended, with an exit code of the contract.
@@ -123,6 +125,7 @@ class Supervision:
         try:
             ended = watch(command, marked, checkpoint_s=checkpoint_s, timeout_s=timeout_s, monitor=self)
             events = self._log.events()
+            self._logs.write()
             verdict = judge(
                 Evidence(
                     ended=ended,
@@ -131,11 +134,11 @@ class Supervision:
                     blocks=list(self._output.blocks.values()),
                     words=self._words,
                     silence=self._silence,
-                    unreachable=self._end_everywhere(ended, events, [host for host, _ in places]),
+                    unreachable=self._end_everywhere(ended, events, reachable),
                     hosts=hosts,
                     heartbeats=self._heartbeats,
                     gone=self._heartbeats.gone if self._heartbeats else (),
-                    logs=self._logs.folder,
+                    logs=self._logs.folder if self._logs.folder.is_dir() else None,
                 )
             )
             make_directory = verdict.code == EXIT_FAILURE
@@ -189,8 +192,6 @@ class Supervision:
         if not self._silence and (is_done or ended.code in IN_ORDER) and not self._words.tell_of_failure:
             return []
         cleanup.end_job(self.token)
-        if self.flavour.option == "srun":  # which ends all by itself; and Slurm's hosts may have no ssh
-            return []
         others = [host for host in hosts if not is_local(host)]
         program = Path(cleanup.__file__).read_text(encoding="utf-8")
         answers = run_on(others, [sys.executable, "-", self.token], CLEANUP_S, program)

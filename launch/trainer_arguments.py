@@ -63,7 +63,7 @@ def with_run_name(arguments: Sequence[str]) -> list[str]:
 
     A run that is to be started again must be found again.
     """
-    if field(arguments, "output.name"):
+    if field(arguments, "output.name") or asks_only(arguments):
         return list(arguments)
     stamp = time.strftime("%Y%m%d-%H%M%S")
     name = f"{field(arguments, 'model.name')}-{field(arguments, 'data.name')}-{stamp}"
