@@ -33,9 +33,7 @@ def starts(ranks: int, hosts: Sequence[Host], is_allocated: bool = False) -> Sta
         (2, [N1, N2], [], 2, Change(" without node1, node2", "no host answers", is_possible=False)),
     ],
 )
-def test_dead_hosts_are_left_out(
-    ranks: int, hosts: list[Host], alive: list[Host], left: int, change: Change
-) -> None:
+def test_dead_hosts_are_left_out(ranks: int, hosts: list[Host], alive: list[Host], left: int, change: Change) -> None:
     of = starts(ranks, hosts)
     assert of.leave_out_dead(lambda asked: [host for host in asked if host in alive]) == change
     assert of.request.ranks == left
