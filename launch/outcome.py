@@ -89,10 +89,11 @@ class Words:
         if self._who is None or found is None:
             return False
         number = int(next(filter(None, found.groups()), 0))
-        if number in CRASHES:
+        is_crash = number in CRASHES and not (found.re is EXIT_CODE and number == EXIT_FAILURE)
+        if is_crash:
             self.deaths.append(Death(*self._who, number))
         self._who = None
-        return number in CRASHES
+        return is_crash
 
     @property
     def tell_of_failure(self) -> bool:

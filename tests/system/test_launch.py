@@ -61,6 +61,37 @@ folder = pathlib.Path(sys.argv[1])
 time.sleep(300)
 """
 
+# A rank with a heartbeat, that does what the second argument says when a file of that name and its rank appears.
+BEATING = """
+import json, os, pathlib, socket, sys, threading, time, signal
+rank = int(os.environ.get("PMI_RANK") or os.environ["OMPI_COMM_WORLD_RANK"])
+address, port, silence_s = os.environ["DDP_HEARTBEAT"].split()
+said = {"job": os.environ["DDP_JOB"], "rank": rank, "host": os.uname().nodename, "pid": os.getpid(), "step": 17}
+said.update({"doing": "sum of gradients", "sequence": 4, "bytes": 8, "for_s": 0.2, "leaving": False})
+
+def beat():
+    mouth = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    while True:
+        mouth.sendto(json.dumps(said).encode(), (address, int(port)))
+        time.sleep(0.5)
+
+threading.Thread(target=beat, daemon=True).start()
+from mpi4py import MPI
+time.sleep(1)  # heard
+MPI.COMM_WORLD.Barrier()
+print("ready", flush=True)
+folder, action = pathlib.Path(sys.argv[1]), sys.argv[2]
+(folder / f"{os.getpid()}.pid").touch()
+signal.signal(signal.SIGUSR1, lambda *_: os._exit(75))
+if rank == 1 and action in ("KILL", "STOP"):
+    os.kill(os.getpid(), signal.Signals["SIG" + action])
+if rank == 1 and action == "raise":
+    sys.stderr.write(f"error: rank 1 on {os.uname().nodename} failed at step 17:\\nTraceback ...\\nValueError: x\\n")
+    time.sleep(0.3)  # until mpirun has passed it on
+    MPI.COMM_WORLD.Abort(4)
+time.sleep(300)
+"""
+
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
@@ -214,3 +245,70 @@ def test_python_m_launch_from_the_command_line() -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
+
+
+RUN = ("run", "-n", "2", "--threads", "1", "--heartbeat-timeout", "3")
+
+
+def logs(folder: Path, name: str = "run") -> dict[str, str]:
+    return {path.name: path.read_text() for path in (folder / "runs" / name / "logs").glob("*.log")}
+
+
+def test_output_is_shown_by_rank_and_kept_by_rank(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "runs" / "run").mkdir(parents=True)
+    program = "import sys; from mpi4py import MPI; r = MPI.COMM_WORLD.rank; MPI.COMM_WORLD.Barrier()\n"
+    program += "sys.stdout.write(f'out {r}\\n'); sys.stderr.write(f'warning: {r}\\n')"
+    code, out, err = finish(start(program, *RUN, "--", "--output.name", "run"))
+    assert code == 0
+    assert sorted(out.splitlines()) == ["[1] out 1", "out 0"]
+    assert {"[1] warning: 1", "warning: 0"} <= set(err.splitlines())
+    kept = logs(tmp_path)
+    assert sorted(kept["rank-00000.log"].splitlines()) == ["out 0", "warning: 0"]
+    assert sorted(kept["rank-00001.log"].splitlines()) == ["out 1", "warning: 1"]
+    assert "-n 2" in kept["launcher.log"].splitlines()[0]
+
+
+def test_the_failing_rank_is_shown_once_and_last(start: Start, tmp_path: Path) -> None:
+    code, _, err = finish(start(BEATING, *RUN, "--", str(tmp_path), "raise", "--output.name", "run"))
+    assert code == 4
+    host = os.uname().nodename
+    assert err.splitlines()[-3:] == [f"error: rank 1 on {host} failed at step 17:", "Traceback ...", "ValueError: x"]
+    assert err.count("ValueError") == 1
+    assert "ValueError: x" in logs(tmp_path)["rank-00001.log"]
+    assert wait_for(lambda: not any(map(running, pids_of(tmp_path))))
+
+
+def test_a_killed_rank_is_named(start: Start, tmp_path: Path) -> None:
+    code, _, err = finish(start(BEATING, *RUN, "--", str(tmp_path), "KILL", "--output.name", "run"))
+    assert code == 4
+    assert err.splitlines()[-1].startswith(f"error: rank 1 on {os.uname().nodename} was killed")
+    assert "at step 17" in err.splitlines()[-1]
+    assert wait_for(lambda: not any(map(running, pids_of(tmp_path))))
+
+
+def test_a_rank_that_falls_silent_ends_the_job(start: Start, tmp_path: Path) -> None:
+    """Stopped, it would be waited for by mpirun and the others for ever."""
+    code, _, err = finish(start(BEATING, *RUN, "--", str(tmp_path), "STOP", "--output.name", "run"))
+    assert code == 4
+    expected = (
+        f"error: no heartbeat from rank 1 on {os.uname().nodename} for 3 s (last at step 17, in 'sum of gradients')"
+    )
+    assert err.splitlines()[-1] == expected
+    assert wait_for(lambda: not any(map(running, pids_of(tmp_path))))
+
+
+def test_when_the_time_is_over_the_job_ends_with_a_checkpoint(start: Start, tmp_path: Path) -> None:
+    process = start(BEATING, *RUN, "--timeout", "4", "--", str(tmp_path), "wait", "--output.name", "run")
+    code, _, err = finish(process)
+    assert code == 75
+    assert err.splitlines()[-1] == "ended after --timeout 4 s: a checkpoint was saved"
+
+
+def test_a_refused_start_leaves_no_directory(start: Start, tmp_path: Path) -> None:
+    program = "import sys; from mpi4py import MPI\nif not MPI.COMM_WORLD.rank: sys.stderr.write('error: x is y\\n')\n"
+    program += "MPI.COMM_WORLD.Barrier(); sys.exit(2)"
+    code, out, err = finish(start(program, *RUN, "--", "--output.name", "run"))
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1] == "error: x is y"
+    assert err.count("error: ") == 1
+    assert not (tmp_path / "runs").exists()
