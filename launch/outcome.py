@@ -49,6 +49,14 @@ COMPLAINT = re.compile(
 PEER = re.compile(r"^\s*Peer host:\s+(?P<host>\S+)")
 """Open MPI, on a rank's stderr: another rank has closed its connection without a word."""
 
+SRUN_TASK = re.compile(r"srun: error: (?P<host>\S+): tasks? (?P<rank>\d+)\S*: (?P<what>[A-Z][a-z]+(?: fault| error)?)")
+SRUN_ENDS = {
+    "Killed": signal.SIGKILL,
+    "Segmentation fault": signal.SIGSEGV,
+    "Bus error": signal.SIGBUS,
+    "Aborted": signal.SIGABRT,
+}
+SRUN_NODE = re.compile(r"srun: error: .*[Nn]ode failure on (?P<host>\S+)")
 LOST_DAEMON = re.compile(r"Remote daemon: .* on node (?P<host>\S+)")
 
 
@@ -77,7 +85,10 @@ class Words:
 
     def read(self, line: str) -> bool:
         """Take a line; whether it tells of a failure."""
-        if match := LOST_DAEMON.search(line):
+        if (match := SRUN_TASK.search(line)) and match["what"] in SRUN_ENDS:
+            self.deaths.append(Death(int(match["rank"]), None, match["host"], SRUN_ENDS[match["what"]]))
+            return True
+        if match := LOST_DAEMON.search(line) or SRUN_NODE.search(line):
             self.lost.append(match["host"])
             return True
         self.read_rank(None, line)

@@ -23,6 +23,7 @@ from pathlib import Path
 from launch.supervise import Stream
 
 LONGEST_MARK = 32
+LONGEST_LINE = 1 << 20
 EXAMPLES = (b"<rank 0>", b"[1,0]<stdout>:", b"[1,0]<stdout>: ")
 """Marks of those flavours that put them into the middle of lines; `Splitter` recognises by them one that is cut off."""
 
@@ -201,6 +202,8 @@ class Output:
         self._lines[key] = rest
         if rank == 0:
             self._show_unfinished(stream, rest)
+        if rank != 0 or self._shown[stream] == len(rest):
+            self._forget_overwritten(stream, rank)
 
     def _show_unfinished(self, stream: Stream, text: bytes) -> None:
         """Show what there is of a line of rank 0's, unless it may have to be held back."""
@@ -208,6 +211,14 @@ class Output:
         if stream == "stdout" or not is_held:
             self.screen.write(stream, text[self._shown[stream] :])
             self._shown[stream] = len(text)
+
+    def _forget_overwritten(self, stream: Stream, rank: Rank) -> None:
+        """Keep of an unfinished line what is to be seen now: a live display goes on for hours without a newline."""
+        text = self._lines[stream, rank]
+        cut = max(text.rfind(b"\r", 0, -1), len(text) - LONGEST_LINE, 0)
+        self._lines[stream, rank] = text[cut:]
+        if rank == 0:
+            self._shown[stream] -= cut
 
     def _finish(self, stream: Stream, rank: Rank, line: bytes) -> None:
         """Pass on a whole line, or the end of the last one."""

@@ -241,7 +241,8 @@ def _caught() -> Iterator[int]:
     os.set_blocking(reading, False)
     os.set_blocking(writing, False)
     wakeup = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    previous = {number: signal.signal(number, lambda *_: None) for number in caught}
+    # Ctrl-Z does nothing: ranks that hear nothing of a launcher that is stopped would take it for dead.
+    previous = {number: signal.signal(number, lambda *_: None) for number in [*caught, signal.SIGTSTP]}
     try:
         yield reading
     finally:

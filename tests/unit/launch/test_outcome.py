@@ -38,6 +38,7 @@ YOUR APPLICATION TERMINATED WITH THE EXIT STRING: Killed (signal 9)
 =   KILLED BY SIGNAL: 9 (Killed)
 """,
 }
+WORDS["srun"] = "srun: error: node3: task 3: Killed"
 LOST = """
 PRTE has lost communication with a remote daemon.
 

@@ -83,6 +83,20 @@ def test_rank_0_is_shown_as_it_is_and_others_behind_their_number(tmp_path: Path)
     assert screen.text["stderr"] == b"[1] warning: w\nwarning: v\n"
 
 
+def test_a_live_display_is_not_kept_for_ever(tmp_path: Path) -> None:
+    out, screen = output(tmp_path)
+    for step in range(1000):
+        out.feed("stdout", b"<rank 0>\r\x1b[2K%d %%" % step)
+        out.feed("stdout", b"<rank 1>\r%d" % step)
+    assert screen.text["stdout"].count(b"\r") == 1000
+    assert max(map(len, out._lines.values())) < 20
+    out.feed("stdout", b"<rank 0> done\r\n")
+    out.feed("stdout", b"")
+    assert screen.text["stdout"].endswith(b"999 % done\r\n[1] \r999\n")
+    out.logs.write()
+    assert (tmp_path / "logs" / "rank-00000.log").read_bytes() == b"999 % done\n"
+
+
 def test_the_last_line_needs_no_newline(tmp_path: Path) -> None:
     out, screen = output(tmp_path)
     out.feed("stdout", b"<rank 0>a<rank 1>b")

@@ -44,6 +44,7 @@ class Listener:
 
     def begin(self, loop: EventLoop, fail: Callable[[float], None]) -> None:
         self.fail = fail
+        self.on_ctrl_z = signal.getsignal(signal.SIGTSTP)
 
     def read(self, stream: Stream, data: bytes) -> None:
         self.got[stream] += data
@@ -133,6 +134,7 @@ def test_a_monitor_gets_both_streams_to_their_ends() -> None:
     assert supervise.watch(command, os.environ, monitor=monitor) == Ended(3, was_signalled=False)
     assert monitor.got == {"stdout": bytes(200000), "stderr": b"e\n"}
     assert sorted(monitor.ends) == ["stderr", "stdout"]
+    assert monitor.on_ctrl_z is not signal.getsignal(signal.SIGTSTP)
 
 
 def test_a_process_that_keeps_the_pipe_open_does_not_keep_the_launcher(tmp_path: Path) -> None:
