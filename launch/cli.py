@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
-import shutil
 import signal
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn, TextIO
 
-from launch import supervise, verify
+from launch import verify
 from launch.discovery import Library, find_launcher, query_library
 from launch.environment import parse_assignment
 from launch.errors import HostError, UsageError
 from launch.job import Job, Request, build_job, find_available, requested_hosts
-from launch.restart import EXIT_FAILURE, run_with_restarts
-from launch.supervise import Ended
-from launch.trainer_arguments import checkpoint_grace_s, option_values
+from launch.outcome import EXIT_FAILURE
+from launch.restart import run_with_restarts
+from launch.starts import Starts
+from launch.supervise import EXIT_RESUMABLE
+from launch.trainer_arguments import option_values
 
 TRAINER = (sys.executable, "-m", "ddp.train")
 """What each rank runs: the trainer, in the Python that runs the launcher."""
 
-
-_CRASHES = {signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE}
+LEAST_SILENCE_S = 3.0
+"""Below this a busy machine would be taken for a dead one: ranks beat once a second."""
 
 
 def main(
@@ -68,27 +69,26 @@ def _run(options: argparse.Namespace, program: list[str], trainer: list[str], li
         sys.stdout.write(job.shell() + "\n")
         return 0
 
-    def start(arguments: Sequence[str]) -> Ended:
-        with tempfile.TemporaryDirectory(prefix="ddp-launch-") as folder:
-            available = find_available(request)
-            job = build_job(request, launcher, [*program, *arguments], available, Path(folder) / "hosts")
-            _show_plan(job, sys.stderr)
-            if job.hostfile is not None:
-                job.hostfile.write_text(job.hostfile_text, encoding="utf-8")
-            environment = {**os.environ, **job.environment}
-            return supervise.watch(job.command, environment, checkpoint_s=checkpoint_grace_s(arguments))
-
-    restarts = options.max_restarts
-    code = run_with_restarts(start, trainer, restarts, _say) if restarts else start(trainer).code
-    if code - 128 in _CRASHES:
-        _say(f"error: a rank or mpirun was killed by {signal.Signals(code - 128).name} (exit code {code})")
-    return code
+    starts = Starts(
+        request,
+        launcher,
+        program,
+        keeps_log=tuple(program) == TRAINER,
+        heartbeat_s=options.heartbeat_timeout,
+        timeout_s=options.timeout,
+        show=lambda job: _show_plan(job, sys.stderr),
+    )
+    ended = run_with_restarts(starts.start, trainer, options.max_restarts, _say, starts.leave_out_dead)
+    if ended.timed_out and ended.code != 0:
+        saved = "a checkpoint was saved" if ended.code == EXIT_RESUMABLE else "no checkpoint could be saved in time"
+        _say(f"ended after --timeout {options.timeout:g} s: {saved}")
+    return ended.code
 
 
 def _request(options: argparse.Namespace, trainer: Sequence[str]) -> Request:
     threads = agreed_threads(options.threads, trainer)
     hosts, is_allocated = requested_hosts(options.hosts, options.hostfile, os.environ)
-    variables = {**_terminal(), **dict(map(parse_assignment, options.env))}
+    variables = dict(map(parse_assignment, options.env))
     return Request(options.n, threads, options.bind, tuple(hosts), is_allocated, variables)
 
 
@@ -118,11 +118,6 @@ def agreed_threads(launcher: int | None, trainer: Sequence[str]) -> int | None:
     return values[0] if values else None
 
 
-def _terminal() -> dict[str, str]:
-    """Tell rank 0 of the terminal that mpirun hides from it, so that it can show a live display there."""
-    return {"DDP_TERMINAL": str(shutil.get_terminal_size().columns)} if sys.stdout.isatty() else {}
-
-
 def _threads_argument(launcher: int | None, trainer: Sequence[str]) -> list[str]:
     """What to add for the trainer: only what was asked for, so that a value in its configuration file stands."""
     return [] if launcher is None or option_values(trainer, "threads") else ["--threads", str(launcher)]
@@ -148,6 +143,33 @@ def not_negative(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
     return int(text)
+
+
+def seconds(text: str) -> float:
+    """A finite number above 0.
+
+    Raises:
+        argparse.ArgumentTypeError: if `text` is anything else.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return value
+
+
+def silence(text: str) -> float:
+    """Seconds without a heartbeat: 0, or at least LEAST_SILENCE_S.
+
+    Raises:
+        argparse.ArgumentTypeError: if `text` is anything else.
+    """
+    value = 0.0 if text == "0" else seconds(text)
+    if 0 < value < LEAST_SILENCE_S:
+        raise argparse.ArgumentTypeError(f"{text!r}: give at least {LEAST_SILENCE_S:g} seconds, or 0 for never")
+    return value
 
 
 class _Parser(argparse.ArgumentParser):
@@ -210,6 +232,19 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="when a rank, the network or mpirun fails, start again from the newest checkpoint, at most N times "
         "(default: %(default)s)",
+    )
+    run.add_argument(
+        "--timeout",
+        type=seconds,
+        metavar="S",
+        help="end the job, restarts included, after S seconds, with a checkpoint (default: never)",
+    )
+    run.add_argument(
+        "--heartbeat-timeout",
+        type=silence,
+        default=30.0,
+        metavar="S",
+        help="end the job when a rank has been silent for S seconds, at least 3; 0: never (default: %(default)g)",
     )
     run.add_argument("--dry-run", action="store_true", help="print the plan and the command, start nothing")
     verify.add_parser(commands)

@@ -216,8 +216,7 @@ def build_command(
         *(part.format(file=hostfile, names=names, hosts=len(plan.hosts)) for part in hosts),
         *(flavour.as_root if as_root else ()),
         *flavour.no_input,
-        *flavour.quiet,
-        *(flavour.label if labelled else ()),
+        *(flavour.label if labelled else flavour.quiet),  # who reads the labels, reads mpirun's own words too
         *(flavour.crowded if plan.oversubscribed else ()),
         *(part.format(threads=plan.threads) for part in binding),
         *(part.format(name=name) for name in exported for part in flavour.export),

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from launch.outcome import describe
 from launch.supervise import EXIT_RESUMABLE, Ended
 from launch.trainer_arguments import option_values, resuming, run_directory, with_run_name
 
-EXIT_FAILURE = 4
 FINAL = {0, 2, 3, EXIT_RESUMABLE, 128 + signal.SIGINT}
 """Exit codes after which another start would help nothing, or is not wanted: done, the user's mistake, numbers that
 are not finite, interrupted. All others mean that a rank, a host, the network or mpirun failed."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is different at the next start, for the line about it."""
+
+    without: str = ""
+    """Such as ` without node3`; empty if all hosts answer."""
+    place: str = ""
+    """Such as `4 ranks on node1, node2`; where no start is possible, the reason."""
+    is_possible: bool = True
 
 
 def run_with_restarts(
@@ -21,7 +32,8 @@ def run_with_restarts(
     trainer: Sequence[str],
     max_restarts: int,
     say: Callable[[str], object],
-) -> int:
+    leave_out_dead: Callable[[], Change] = lambda: Change(),
+) -> Ended:
     """Run a job; when it fails, run it again from where it was, at most `max_restarts` times.
 
     Args:
@@ -30,9 +42,10 @@ def run_with_restarts(
         trainer: the trainer's arguments.
         max_restarts: how often; the count does not begin anew when the job makes progress.
         say: takes the one line about each restart.
+        leave_out_dead: leaves hosts that no longer answer out of the next start, and says what that changes.
 
     Returns:
-        The exit code of the last run; EXIT_FAILURE where that is 0 although the run did not come to its end.
+        How the last run ended.
     """
     trainer = with_run_name(trainer)
     run = run_directory(trainer)
@@ -41,20 +54,21 @@ def run_with_restarts(
     restarts = 0
     while True:
         ended = start(arguments)
-        code = EXIT_FAILURE if ended.code == 0 and not is_complete(run) else ended.code
-        if ended.was_signalled or code in FINAL or restarts == max_restarts:
-            return code
+        if ended.was_signalled or ended.code in FINAL or restarts == max_restarts:
+            return ended
+        change = leave_out_dead()
+        if not change.is_possible:
+            say(f"error: no restart{change.without}: {change.place}")
+            return ended
         restarts += 1
         arguments = next_arguments(trainer, run, before)
         newest = max(checkpoints(run), default=None, key=lambda path: path.name)
-        where = f"checkpoint {newest.name}" if newest else "the start"
-        say(f"restart {restarts} of {max_restarts}: the job failed ({describe(code)}); {run} goes on from {where}")
-
-
-def describe(code: int) -> str:
-    """An exit code in words."""
-    names = {128 + number: number.name for number in signal.Signals}
-    return f"exit code {code}, {names[code]}" if code in names else f"exit code {code}"
+        where = f"checkpoint {newest.stem}" if newest else "the start"
+        place = f"{change.place}; " if change.place else ""
+        say(
+            f"restart {restarts} of {max_restarts}{change.without}: {place}the job failed ({describe(ended.code)});"
+            f" {run} goes on from {where}"
+        )
 
 
 def checkpoints(run: Path) -> dict[Path, int]:
@@ -71,17 +85,3 @@ def next_arguments(trainer: Sequence[str], run: Path, before: Mapping[Path, int]
     if given and checkpoints(run).items() <= before.items():
         return list(trainer)
     return resuming(trainer)
-
-
-def is_complete(run: Path) -> bool:
-    """Whether the last event of a run's log is its end; also where there is no log, as after --help.
-
-    Open MPI's mpirun ends with 0 when it has lost a host.
-    """
-    try:
-        lines = (run / "metrics.jsonl").read_text().splitlines()
-        return bool(lines) and json.loads(lines[-1])["event"] == "end"
-    except FileNotFoundError:
-        return True
-    except ValueError:
-        return False

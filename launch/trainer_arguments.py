@@ -44,6 +44,11 @@ def field(arguments: Sequence[str], name: str) -> str:
     return given[-1] if given else DEFAULTS[name]
 
 
+def asks_only(arguments: Sequence[str]) -> bool:
+    """Whether the trainer is asked to show something, rather than to train."""
+    return any(argument in ("-h", "--help", "--print-config", "--print-config=true") for argument in arguments)
+
+
 def checkpoint_grace_s(arguments: Sequence[str]) -> float:
     """Seconds that the trainer may take from a signal to its end."""
     try:
@@ -58,7 +63,7 @@ def with_run_name(arguments: Sequence[str]) -> list[str]:
 
     A run that is to be started again must be found again.
     """
-    if field(arguments, "output.name"):
+    if field(arguments, "output.name") or asks_only(arguments):
         return list(arguments)
     stamp = time.strftime("%Y%m%d-%H%M%S")
     name = f"{field(arguments, 'model.name')}-{field(arguments, 'data.name')}-{stamp}"

@@ -10,11 +10,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-
-from launch import supervise
 
 TIMEOUT_S = 60
 ROOT = Path(__file__).parents[2]
@@ -55,7 +52,7 @@ if "stubborn" in sys.argv:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 else:
-    signal.signal(signal.SIGUSR1, lambda *_: os._exit(7))
+    signal.signal(signal.SIGUSR1, lambda *_: os._exit(3))
 from mpi4py import MPI
 MPI.COMM_WORLD.Barrier()
 folder = pathlib.Path(sys.argv[1])
@@ -64,11 +61,42 @@ folder = pathlib.Path(sys.argv[1])
 time.sleep(300)
 """
 
+# A rank with a heartbeat, that does what the second argument says when a file of that name and its rank appears.
+BEATING = """
+import json, os, pathlib, socket, sys, threading, time, signal
+rank = int(os.environ.get("PMI_RANK") or os.environ["OMPI_COMM_WORLD_RANK"])
+address, port, silence_s = os.environ["DDP_HEARTBEAT"].split()
+said = {"job": os.environ["DDP_JOB"], "rank": rank, "host": os.uname().nodename, "pid": os.getpid(), "step": 17}
+said.update({"doing": "sum of gradients", "sequence": 4, "bytes": 8, "for_s": 0.2, "leaving": False})
+
+def beat():
+    mouth = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    while True:
+        mouth.sendto(json.dumps(said).encode(), (address, int(port)))
+        time.sleep(0.5)
+
+threading.Thread(target=beat, daemon=True).start()
+from mpi4py import MPI
+time.sleep(1)  # heard
+MPI.COMM_WORLD.Barrier()
+print("ready", flush=True)
+folder, action = pathlib.Path(sys.argv[1]), sys.argv[2]
+(folder / f"{os.getpid()}.pid").touch()
+signal.signal(signal.SIGUSR1, lambda *_: os._exit(75))
+if rank == 1 and action in ("KILL", "STOP"):
+    os.kill(os.getpid(), signal.Signals["SIG" + action])
+if rank == 1 and action == "raise":
+    sys.stderr.write(f"error: rank 1 on {os.uname().nodename} failed at step 17:\\nTraceback ...\\nValueError: x\\n")
+    time.sleep(0.3)  # until mpirun has passed it on
+    MPI.COMM_WORLD.Abort(4)
+time.sleep(300)
+"""
+
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture
-def start() -> Iterator[Start]:
+def start(tmp_path: Path) -> Iterator[Start]:
     """Starts `python -m launch` with another program for the ranks."""
     started: list[subprocess.Popen[str]] = []
 
@@ -76,7 +104,8 @@ def start() -> Iterator[Start]:
         command = [sys.executable, "-c", LAUNCHER, json.dumps(arguments)]
         process = subprocess.Popen(
             [*command, json.dumps([sys.executable, "-c", program])],
-            cwd=ROOT,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -127,7 +156,7 @@ def test_all_ranks_start_with_the_same_surroundings(ranks: int, start: Start) ->
     assert [one["rank"] for one in seen] == list(range(ranks))
     for one in seen:
         assert one["size"] == ranks
-        assert one["arguments"] == ["--seed", "[1, 2]", "--threads", "1"]
+        assert one["arguments"][:5] == ["--seed", "[1, 2]", "--threads", "1", "--output.name"]
         assert one["input"] == ""
         assert one["cores"] == len(os.sched_getaffinity(0))
         assert one["environment"]["X"] == "a b;c,d"
@@ -172,7 +201,7 @@ def test_sigusr1_reaches_the_ranks_and_their_exit_code_comes_back(start: Start, 
     process = start(WAIT, "run", "-n", "2", "--threads", "1", "--", str(tmp_path))
     assert wait_for(lambda: len(pids_of(tmp_path)) == 2)
     process.send_signal(signal.SIGUSR1)
-    assert finish(process)[0] == 7
+    assert finish(process)[0] == 3
     assert wait_for(lambda: not any(map(running, pids_of(tmp_path))))
 
 
@@ -182,8 +211,8 @@ def test_no_rank_outlives_a_killed_mpirun(start: Start, tmp_path: Path) -> None:
     (mpirun,) = map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())
     os.kill(mpirun, signal.SIGKILL)
     code, _, err = finish(process)
-    assert code == 128 + signal.SIGKILL
-    assert "killed by SIGKILL" in err
+    assert code == 4
+    assert "error: a rank or mpirun was killed by SIGKILL" in err.splitlines()[-1]
     assert wait_for(lambda: not any(map(running, pids_of(tmp_path))))
 
 
@@ -218,78 +247,68 @@ def test_python_m_launch_from_the_command_line() -> None:
     assert done.stderr.count("\n") == 1
 
 
-# The supervision alone, with a shell in place of mpirun: each of these would hang or leak if it failed.
+RUN = ("run", "-n", "2", "--threads", "1", "--heartbeat-timeout", "3")
 
 
-def test_a_child_killed_by_a_signal() -> None:
-    assert supervise.run(["sh", "-c", "kill -SEGV $$"], os.environ) == 128 + signal.SIGSEGV
+def logs(folder: Path, name: str = "run") -> dict[str, str]:
+    return {path.name: path.read_text() for path in (folder / "runs" / name / "logs").glob("*.log")}
 
 
-def test_output_and_environment_are_the_childs(capfd: pytest.CaptureFixture[str]) -> None:
-    assert supervise.run(["/bin/sh", "-c", "echo $X; echo e >&2; cat; exit 5"], {"X": "x y"}) == 5
-    assert capfd.readouterr() == ("x y\n", "e\n")
+def test_output_is_shown_by_rank_and_kept_by_rank(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "runs" / "run").mkdir(parents=True)
+    program = "import sys; from mpi4py import MPI; r = MPI.COMM_WORLD.rank; MPI.COMM_WORLD.Barrier()\n"
+    program += "sys.stdout.write(f'out {r}\\n'); sys.stderr.write(f'warning: {r}\\n')"
+    code, out, err = finish(start(program, *RUN, "--", "--output.name", "run"))
+    assert code == 0
+    assert sorted(out.splitlines()) == ["[1] out 1", "out 0"]
+    assert {"[1] warning: 1", "warning: 0"} <= set(err.splitlines())
+    kept = logs(tmp_path)
+    assert sorted(kept["rank-00000.log"].splitlines()) == ["out 0", "warning: 0"]
+    assert sorted(kept["rank-00001.log"].splitlines()) == ["out 1", "warning: 1"]
+    assert "-n 2" in kept["launcher.log"].splitlines()[0]
 
 
-def test_handlers_are_put_back() -> None:
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGALRM)
-    before = [signal.getsignal(number) for number in numbers]
-    supervise.run(["true"], os.environ)
-    with pytest.raises(FileNotFoundError):
-        supervise.run(["/no/such/mpirun"], os.environ)
-    assert [signal.getsignal(number) for number in numbers] == before
+def test_the_failing_rank_is_shown_once_and_last(start: Start, tmp_path: Path) -> None:
+    code, _, err = finish(start(BEATING, *RUN, "--", str(tmp_path), "raise", "--output.name", "run"))
+    assert code == 4
+    host = os.uname().nodename
+    assert err.splitlines()[-3:] == [f"error: rank 1 on {host} failed at step 17:", "Traceback ...", "ValueError: x"]
+    assert err.count("ValueError") == 1
+    assert "ValueError: x" in logs(tmp_path)["rank-00001.log"]
+    assert wait_for(lambda: not any(map(running, pids_of(tmp_path))))
 
 
-@pytest.mark.parametrize("name", ["INT", "TERM", "HUP", "USR1"])
-def test_the_child_gets_the_signal_before_it_is_killed(name: str, tmp_path: Path) -> None:
-    mark = tmp_path / "mark"
-    handled = f"trap 'touch {mark}; exit 9' {name}; kill -{name} {os.getpid()}; sleep 2; exit 1"
-    stopped = 9 if name == "USR1" else 128 + signal.Signals[f"SIG{name}"]
-    assert supervise.run(["sh", "-c", handled], os.environ) == stopped
-    assert mark.exists()
+def test_a_killed_rank_is_named(start: Start, tmp_path: Path) -> None:
+    code, _, err = finish(start(BEATING, *RUN, "--", str(tmp_path), "KILL", "--output.name", "run"))
+    assert code == 4
+    assert err.splitlines()[-1].startswith(f"error: rank 1 on {os.uname().nodename} was killed")
+    assert "at step 17" in err.splitlines()[-1]
+    assert wait_for(lambda: not any(map(running, pids_of(tmp_path))))
 
 
-def test_a_signal_that_comes_before_popen_returns_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    popen = subprocess.Popen
-
-    def slow(*arguments: Any, **options: Any) -> Any:
-        child = popen(*arguments, **options)
-        time.sleep(0.5)
-        return child
-
-    monkeypatch.setattr(subprocess, "Popen", slow)
-    handled = f"trap 'exit 9' USR1; kill -USR1 {os.getpid()}; sleep 2; exit 1"
-    assert supervise.run(["sh", "-c", handled], os.environ) == 9
+def test_a_rank_that_falls_silent_ends_the_job(start: Start, tmp_path: Path) -> None:
+    """Stopped, it would be waited for by mpirun and the others for ever."""
+    code, _, err = finish(start(BEATING, *RUN, "--", str(tmp_path), "STOP", "--output.name", "run"))
+    assert code == 4
+    expected = (
+        f"error: no heartbeat from rank 1 on {os.uname().nodename} for 3 s (last at step 17, in 'sum of gradients')"
+    )
+    assert err.splitlines()[-1] == expected
+    assert wait_for(lambda: not any(map(running, pids_of(tmp_path))))
 
 
-def test_what_outlasts_the_grace_is_killed() -> None:
-    stubborn = f"trap '' TERM; kill -TERM {os.getpid()}; while :; do sleep 0.1; done"
-    assert supervise.run(["sh", "-c", stubborn], os.environ, grace_s=0.3) == 143
+def test_when_the_time_is_over_the_job_ends_with_a_checkpoint(start: Start, tmp_path: Path) -> None:
+    process = start(BEATING, *RUN, "--timeout", "4", "--", str(tmp_path), "wait", "--output.name", "run")
+    code, _, err = finish(process)
+    assert code == 75
+    assert err.splitlines()[-1] == "ended after --timeout 4 s: a checkpoint was saved"
 
 
-@pytest.mark.parametrize("code", [0, 75])
-def test_a_job_that_used_its_grace_well_keeps_its_exit_code(code: int) -> None:
-    handled = f"trap 'exit {code}' TERM; kill -TERM {os.getpid()}; sleep 2; exit 1"
-    assert supervise.watch(["sh", "-c", handled], os.environ) == supervise.Ended(code, was_signalled=True)
-
-
-def test_with_time_for_a_checkpoint_sigterm_arrives_as_sigusr1() -> None:
-    handled = f"trap 'sleep 0.5; exit 75' USR1; kill -TERM {os.getpid()}; sleep 2; exit 1"
-    ended = supervise.watch(["sh", "-c", handled], os.environ, grace_s=0.1, checkpoint_s=60)
-    assert ended == supervise.Ended(75, was_signalled=True)
-
-
-def test_what_outlasts_the_time_for_a_checkpoint_is_killed() -> None:
-    stubborn = f"trap '' USR1; kill -TERM {os.getpid()}; while :; do sleep 0.1; done"
-    ended = supervise.watch(["sh", "-c", stubborn], os.environ, grace_s=0.1, checkpoint_s=0.2)
-    assert ended == supervise.Ended(143, was_signalled=True)
-
-
-def test_the_second_signal_kills_at_once() -> None:
-    twice = f"trap '' INT; kill -INT {os.getpid()}; sleep 0.2; kill -INT {os.getpid()}; sleep 300"
-    assert supervise.run(["sh", "-c", twice], os.environ, grace_s=600) == 130
-
-
-def test_what_the_child_leaves_behind_is_ended(tmp_path: Path) -> None:
-    orphan = tmp_path / "pid"
-    supervise.run(["sh", "-c", f"sleep 300 & echo $! > {orphan}"], os.environ)
-    assert wait_for(lambda: not running(int(orphan.read_text())))
+def test_a_refused_start_leaves_no_directory(start: Start, tmp_path: Path) -> None:
+    program = "import sys; from mpi4py import MPI\nif not MPI.COMM_WORLD.rank: sys.stderr.write('error: x is y\\n')\n"
+    program += "MPI.COMM_WORLD.Barrier(); sys.exit(2)"
+    code, out, err = finish(start(program, *RUN, "--", "--output.name", "run"))
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1] == "error: x is y"
+    assert err.count("error: ") == 1
+    assert not (tmp_path / "runs").exists()

@@ -117,7 +117,7 @@ HOST_COMMANDS = [
     (
         OPENMPI_4,
         ACROSS,
-        "mpirun -n 3 --hostfile F --stdin none --quiet --tag-output --map-by slot --bind-to none -x A prog",
+        "mpirun -n 3 --hostfile F --stdin none --tag-output --map-by slot --bind-to none -x A prog",
     ),
 ]
 

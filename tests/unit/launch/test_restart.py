@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from launch.restart import FINAL, run_with_restarts
+from launch.restart import FINAL, Change, run_with_restarts
 from launch.supervise import Ended
 
+NO_CHANGE = Change()
 NAMED = ["--output.name", "run"]
 
 
@@ -27,8 +28,8 @@ class Jobs:
         code = self.endings.pop(0)
         return Ended(143, True) if code is None else Ended(code, False)
 
-    def run(self, trainer: Sequence[str], max_restarts: int) -> int:
-        return run_with_restarts(self.start, trainer, max_restarts, self.said.append)
+    def run(self, trainer: Sequence[str], max_restarts: int, change: Change = NO_CHANGE) -> int:
+        return run_with_restarts(self.start, trainer, max_restarts, self.said.append, lambda: change).code
 
 
 @pytest.fixture
@@ -81,7 +82,7 @@ def test_the_line_names_the_newest_checkpoint(checkpoints: Path) -> None:
     assert jobs.run(NAMED, 1) == 0
     (line,) = jobs.said
     assert "exit code 137, SIGKILL" in line
-    assert line.endswith("checkpoint step-00000100.safetensors")
+    assert line.endswith("checkpoint step-00000100")
 
 
 def test_a_given_checkpoint_is_taken_again_until_the_run_has_one_of_its_own(checkpoints: Path) -> None:
@@ -111,13 +112,17 @@ def test_an_unnamed_run_keeps_the_name_that_it_was_given(tmp_path: Path, monkeyp
     assert second == [*first, "--resume", "auto"]
 
 
-@pytest.mark.parametrize("log", ["", '{"event": "step"}\n', '{"event": "start"}\n{"event": "st'])
-def test_a_job_that_ends_with_0_before_its_end_has_failed(log: str, checkpoints: Path) -> None:
-    """Open MPI's mpirun, when it has lost a host."""
-    metrics = checkpoints.parent / "metrics.jsonl"
-    metrics.write_text(log)
-    jobs = Jobs([0, 0])
-    assert jobs.run(NAMED, 1) == 4
-    assert len(jobs.started) == 2
-    metrics.write_text('{"event": "step"}\n{"event": "end"}\n')
-    assert Jobs([0]).run(NAMED, 1) == 0
+@pytest.mark.usefixtures("checkpoints")
+def test_the_line_names_the_hosts_that_are_left_out() -> None:
+    jobs = Jobs([4, 0])
+    assert jobs.run(NAMED, 3, Change(" without node3", "4 ranks on node1, node2")) == 0
+    (line,) = jobs.said
+    assert line.startswith("restart 1 of 3 without node3: 4 ranks on node1, node2; ")
+    assert line.endswith("goes on from the start")
+
+
+@pytest.mark.usefixtures("checkpoints")
+def test_without_any_host_there_is_no_restart() -> None:
+    jobs = Jobs([4])
+    assert jobs.run(NAMED, 3, Change(" without node1, node2", "no host answers", is_possible=False)) == 4
+    assert jobs.said == ["error: no restart without node1, node2: no host answers"]
