@@ -105,6 +105,8 @@ class Cluster:
         pid = self.init(host)
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not is_running(pid), f"the end of {name(host)}")
+        # The kernel would answer a ping until it has cleared the network namespace away.
+        _run(["nsenter", "-t", str(self._pid("switch")), "-n", "ip", "link", "del", f"p{host}"])
 
     def heal(self) -> None:
         """Have all hosts up, their cables plugged, and nothing running."""
@@ -258,8 +260,6 @@ class Cluster:
         except ClusterError as error:
             raise ClusterError(f"{error}:\n{(own / 'boot.log').read_text()}") from None
         switch, init = self._pid("switch"), self.init(host)
-        # The port of a host that has crashed goes with its network namespace, some time later.
-        _run(["nsenter", "-t", str(switch), "-n", "ip", "link", "del", f"p{host}"])
         # The same hardware address after each start: the other hosts remember it.
         eth0 = f"eth0 address 02:00:00:00:00:{host:02x} netns {init}"
         _ip(switch, f"link add p{host} type veth peer name {eth0}", f"link set p{host} master br0 up")
