@@ -29,10 +29,10 @@ from typing import Any
 from benchmarks.contestants.task import Task
 from benchmarks.networks import NETWORKS, Network
 from benchmarks.report import RESULTS, save_results, spread, write_between_markers
-from launch.discovery import find_mpirun, flavour_of, query_library
-from launch.environment import rank_environment
-from launch.flavours import build_command
-from launch.placement import make_plan
+from launch.discovery import find_launcher, query_library
+from launch.hosts import this_host
+from launch.job import Request, build_job
+from launch.placement import Available
 
 OURS = "this trainer"
 TWO_RANKS_NAME = "2 ranks of 1 thread"
@@ -168,13 +168,12 @@ def start_processes(tasks: Sequence[Task]) -> list[subprocess.Popen[bytes]]:
     if len(tasks) == 1 or tasks[0].contestant != "ddp_trainer":
         commands, environment = [[*program, task.to_json()] for task in tasks], {}
     else:
-        plan = make_plan(len(tasks), tasks[0].threads, "auto", len(tasks[0].cores))
-        flavour = flavour_of(query_library(), "auto")
-        environment = rank_environment(plan, flavour, {})
-        mpirun = find_mpirun(flavour, Path(sys.executable).parent, os.environ.get("PATH", os.defpath))
+        cores = Available(this_host(), tuple(tasks[0].cores))
+        request = Request(len(tasks), tasks[0].threads)
         whole = [*program, tasks[0].to_json()]
-        root = os.geteuid() == 0
-        commands = [build_command(plan, flavour, mpirun=mpirun, program=whole, exported=environment, as_root=root)]
+        launcher = find_launcher(query_library(), "auto")
+        job = build_job(request, launcher, whole, [cores])
+        commands, environment = [list(job.command)], dict(job.environment)
     return [
         subprocess.Popen(command, stdin=subprocess.DEVNULL, env={**os.environ, **environment}) for command in commands
     ]

@@ -52,6 +52,15 @@ def start_warnings(facts: dict[str, Any], num_shards: int) -> list[str]:
             f"{size} ranks for {num_shards} logical shards: {size - num_shards} stay idle; use"
             f" --batch.shards {size}, or {num_shards} ranks"
         )
+    narrow = [rank for rank, cores in enumerate(facts["affinity"]) if len(cores) < threads]
+    if narrow:
+        rank, cores = narrow[0], facts["affinity"][narrow[0]]
+        others = f" (and {_count(len(narrow) - 1, 'other rank')})" if len(narrow) > 1 else ""
+        warnings.append(
+            f"rank {rank} on {facts['hosts'][rank]} runs {_count(threads, 'thread')} on {_count(len(cores), 'core')},"
+            f" {_listed(cores)}{others}: its threads take turns; let mpirun bind {_count(threads, 'core')} a rank or"
+            " none, as `python -m launch run` does"
+        )
     for host in dict.fromkeys(facts["hosts"]):
         masks = [set(cores) for other, cores in zip(facts["hosts"], facts["affinity"], strict=True) if other == host]
         cores = len(set().union(*masks))
@@ -63,6 +72,10 @@ def start_warnings(facts: dict[str, Any], num_shards: int) -> list[str]:
             )
             break
     return warnings
+
+
+def _listed(cores: list[int]) -> str:
+    return ", ".join(map(str, cores))
 
 
 def _count(number: int, noun: str) -> str:

@@ -92,7 +92,7 @@ def _run(world: World, signals: StopSignals, arguments: Sequence[str], started: 
         return 0
     config = invocation.config
     signals.grace_s = config.checkpoint.grace_s
-    _use_threads(world, config.threads or world.threads_per_rank())
+    _use_threads(world, config.threads or environment.planned_threads() or world.threads_per_rank())
     _stop_if_asked(world, signals)
     trainer = _build_trainer(world, config)
     trainer.signals = signals

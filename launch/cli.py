@@ -7,31 +7,22 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NoReturn, TextIO
 
 from launch import supervise, verify
-from launch.discovery import Library, find_mpirun, flavour_of, query_library
-from launch.environment import parse_assignment, rank_environment, shell_line
-from launch.errors import UsageError
-from launch.flavours import build_command
-from launch.placement import Plan, available_cores, make_plan
-from launch.restart import run_with_restarts
+from launch.discovery import Library, find_launcher, query_library
+from launch.environment import parse_assignment
+from launch.errors import HostError, UsageError
+from launch.job import Job, Request, build_job, find_available, requested_hosts
+from launch.restart import EXIT_FAILURE, run_with_restarts
 from launch.supervise import Ended
 from launch.trainer_arguments import checkpoint_grace_s, option_values
 
 TRAINER = (sys.executable, "-m", "ddp.train")
 """What each rank runs: the trainer, in the Python that runs the launcher."""
-
-
-class Job(NamedTuple):
-    """What is started."""
-
-    plan: Plan
-    command: list[str]
-    environment: dict[str, str]
-    """What ranks see beside the launcher's own."""
 
 
 _CRASHES = {signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE}
@@ -59,45 +50,54 @@ def main(
     except UsageError as mistake:
         _say(f"error: {mistake}")
         return 2
+    except HostError as failure:
+        _say(f"error: {failure}")
+        return EXIT_FAILURE
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
 
 
 def _run(options: argparse.Namespace, program: list[str], trainer: list[str], library: Callable[[], Library]) -> int:
-    threads = agreed_threads(options.threads, trainer)
-    flavour = flavour_of(library(), options.mpi)
-    mpirun = find_mpirun(flavour, Path(sys.executable).parent, os.environ.get("PATH", os.defpath))
+    request = _request(options, trainer)
+    launcher = find_launcher(library(), options.mpi)
     trainer = [*trainer, *_threads_argument(options.threads, trainer)]
-
-    def plan_job(arguments: Sequence[str]) -> Job:
-        plan = make_plan(options.n, threads, options.bind, available_cores())
-        environment = rank_environment(plan, flavour, {**_terminal(), **dict(map(parse_assignment, options.env))})
-        command = build_command(
-            plan,
-            flavour,
-            mpirun=mpirun,
-            program=[*program, *arguments],
-            exported=environment,
-            as_root=os.geteuid() == 0,
-        )
-        return Job(plan, command, environment)
+    if options.dry_run:
+        available = find_available(request, assume=True)
+        job = build_job(request, launcher, [*program, *trainer], available, Path("ddp-hosts"))
+        _show_plan(job, sys.stdout)
+        sys.stdout.write(job.shell() + "\n")
+        return 0
 
     def start(arguments: Sequence[str]) -> Ended:
-        job = plan_job(arguments)
-        environment = {**os.environ, **job.environment}
-        return supervise.watch(job.command, environment, checkpoint_s=checkpoint_grace_s(arguments))
+        with tempfile.TemporaryDirectory(prefix="ddp-launch-") as folder:
+            available = find_available(request)
+            job = build_job(request, launcher, [*program, *arguments], available, Path(folder) / "hosts")
+            _show_plan(job, sys.stderr)
+            if job.hostfile is not None:
+                job.hostfile.write_text(job.hostfile_text, encoding="utf-8")
+            environment = {**os.environ, **job.environment}
+            return supervise.watch(job.command, environment, checkpoint_s=checkpoint_grace_s(arguments))
 
-    if options.dry_run:
-        job = plan_job(trainer)
-        if job.plan.warning:  # a run says so itself
-            _say(f"warning: {job.plan.warning}")
-        sys.stdout.write(f"{job.plan}\n{shell_line(job.command, job.environment, os.environ)}\n")
-        return 0
     restarts = options.max_restarts
     code = run_with_restarts(start, trainer, restarts, _say) if restarts else start(trainer).code
     if code - 128 in _CRASHES:
         _say(f"error: a rank or mpirun was killed by {signal.Signals(code - 128).name} (exit code {code})")
     return code
+
+
+def _request(options: argparse.Namespace, trainer: Sequence[str]) -> Request:
+    threads = agreed_threads(options.threads, trainer)
+    hosts, is_allocated = requested_hosts(options.hosts, options.hostfile, os.environ)
+    variables = {**_terminal(), **dict(map(parse_assignment, options.env))}
+    return Request(options.n, threads, options.bind, tuple(hosts), is_allocated, variables)
+
+
+def _show_plan(job: Job, stream: TextIO) -> None:
+    """What is about to run where; before it starts, since a wrong plan costs the whole run."""
+    stream.write(f"{job.plan}\n")
+    stream.flush()
+    if job.plan.warning:
+        _say(f"warning: {job.plan.warning}")
 
 
 def agreed_threads(launcher: int | None, trainer: Sequence[str]) -> int | None:
@@ -160,8 +160,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     run = commands.add_parser(
         "run",
-        help="train with several ranks on this host",
-        description="Train with P ranks on this host, with the MPI library that mpi4py loads.",
+        help="train with several ranks on one host or many",
+        description="Train with P ranks on this host, on those of -H or --hostfile, or on those of the batch job "
+        "(Slurm, PBS, LSF) that this runs in, with the MPI library that mpi4py loads.",
         usage="%(prog)s -n P [options] [-- ddp.train arguments]",
         epilog="Exit code: that of the job (0 done, 2 a mistake in the arguments, see ddp.train); 75 after SIGTERM or "
         "SIGUSR1, when the job has written a checkpoint, within its checkpoint.grace_s; 130 after SIGINT, which ends "
@@ -171,7 +172,15 @@ def _parser() -> argparse.ArgumentParser:
     placement = run.add_argument_group("ranks and cores")
     placement.add_argument("-n", type=positive, required=True, metavar="P", help="number of ranks (required)")
     placement.add_argument(
-        "--threads", type=positive, metavar="T", help="threads per rank (default: cores of this host / P)"
+        "-H", dest="hosts", metavar="h1:4,h2:4", help="hosts, and the most ranks for each (default: this host)"
+    )
+    placement.add_argument(
+        "--hostfile",
+        metavar="F",
+        help="a file with a host a line: `host slots=4`, `host:4`, or `host` on a line for each of its slots",
+    )
+    placement.add_argument(
+        "--threads", type=positive, metavar="T", help="threads per rank (default: cores of a host / its ranks)"
     )
     placement.add_argument(
         "--bind",
@@ -183,9 +192,9 @@ def _parser() -> argparse.ArgumentParser:
     mpi = run.add_argument_group("MPI")
     mpi.add_argument(
         "--mpi",
-        choices=("auto", "openmpi", "mpich"),
+        choices=("auto", "openmpi", "mpich", "intelmpi", "srun"),
         default="auto",
-        help="the MPI to use; auto: the one that mpi4py loads (default: %(default)s)",
+        help="the MPI to use; auto: the one that mpi4py loads; srun: Slurm starts its ranks (default: %(default)s)",
     )
     mpi.add_argument(
         "--env",

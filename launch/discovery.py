@@ -13,7 +13,6 @@ from pathlib import Path
 from launch.errors import UsageError
 from launch.flavours import FLAVOURS, Flavour, recognise
 
-_NAMES = ("mpirun", "mpiexec", "mpirun.openmpi", "mpiexec.openmpi", "mpirun.mpich", "mpiexec.mpich")
 _INSTALL = "install an MPI, or run `pip install .[mpi]`"
 _TIMEOUT_S = 60.0  # a cold network file system takes long to load its first Python
 
@@ -29,6 +28,25 @@ class Library:
     def __str__(self) -> str:
         """For messages: `MPICH 5.0.2 (/opt/mpich/lib/libmpi.so.12)`."""
         return f"{self.vendor} {'.'.join(map(str, self.version))}" + (f" ({self.path})" if self.path else "")
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """The mpirun that starts the ranks."""
+
+    flavour: Flavour
+    mpirun: str
+    """Its path."""
+
+
+def find_launcher(library: Library, wanted: str) -> Launcher:
+    """The mpirun that can start `library`; `wanted` is the value of `--mpi`.
+
+    Raises:
+        UsageError: if there is none, or if it is not the wanted one.
+    """
+    flavour = flavour_of(library, wanted)
+    return Launcher(flavour, find_mpirun(flavour, Path(sys.executable).parent, os.environ.get("PATH", os.defpath)))
 
 
 def query_library(python: str = sys.executable) -> Library:
@@ -81,7 +99,7 @@ def find_mpirun(flavour: Flavour, bin_dir: Path, search_path: str) -> str:
         UsageError: if there is no mpirun, or only others, which would start every rank as rank 0 of 1.
     """
     others = []
-    for candidate in _candidates([bin_dir, *map(Path, filter(None, search_path.split(os.pathsep)))]):
+    for candidate in _candidates([bin_dir, *map(Path, filter(None, search_path.split(os.pathsep)))], flavour.programs):
         found = recognise(_version_output(candidate))
         if found is flavour:
             return str(candidate)
@@ -94,9 +112,9 @@ def find_mpirun(flavour: Flavour, bin_dir: Path, search_path: str) -> str:
     )
 
 
-def _candidates(folders: list[Path]) -> Iterator[Path]:
+def _candidates(folders: list[Path], names: tuple[str, ...]) -> Iterator[Path]:
     for folder in dict.fromkeys(folders):
-        for name in _NAMES:
+        for name in names:
             if os.access(folder / name, os.X_OK) and (folder / name).is_file():
                 yield folder / name
 

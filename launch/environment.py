@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 
 from launch.errors import UsageError
-from launch.flavours import Flavour
+from launch.flavours import Flavour, binding_environment
 from launch.placement import Plan
 
 
@@ -29,7 +29,21 @@ def rank_environment(plan: Plan, flavour: Flavour, user: Mapping[str, str]) -> d
             raise UsageError(f"--env {name}={user[name]} differs from {threads} threads: give --threads only")
     single = {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     patient = {"OMP_WAIT_POLICY": "passive", **flavour.yielding} if plan.oversubscribed else {}
-    return {**counted, **single, **patient, **user}
+    told = {"DDP_WORLD_SIZE": str(plan.ranks), "DDP_THREADS": threads}
+    return {**counted, **single, **patient, **binding_environment(plan, flavour), **told, **user}
+
+
+FORWARDED = ("PATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
+FORWARDED_PREFIXES = ("PYTHON", "DDP_", "NUMBA_", "OMP_", "KMP_", "GOMP_", "MPI4PY_", "UCX_", "FI_")
+"""Variables of the launcher that change what a rank computes, or how: ranks on other hosts must have them too, which
+Open MPI's do not by themselves. What belongs to one host, such as TMPDIR or HOSTNAME, is left there."""
+
+
+def forwarded(present: Mapping[str, str], wanted: Mapping[str, str]) -> list[str]:
+    """The variables to be passed on to other hosts beside those that are `wanted` anyway."""
+    return sorted(
+        name for name in present if name not in wanted and (name in FORWARDED or name.startswith(FORWARDED_PREFIXES))
+    )
 
 
 def parse_assignment(text: str) -> tuple[str, str]:

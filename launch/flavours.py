@@ -1,6 +1,7 @@
 """What differs between the MPI launchers, as one table, and the mpirun command made from it.
 
-Every flag was tried with Open MPI 4.1.8 and 5.0.11 and MPICH 5.0.2.
+Every flag was tried with Open MPI 4.1.8 and 5.0.11, MPICH 5.0.2, Intel MPI 2021.18 and Slurm 22.05, on one host and
+on several.
 """
 
 from __future__ import annotations
@@ -8,13 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from launch.placement import Plan
+
+_PROGRAMS = ("mpirun", "mpiexec", "mpirun.openmpi", "mpiexec.openmpi", "mpirun.mpich", "mpiexec.mpich")
 
 
 @dataclass(frozen=True)
 class Flavour:
-    """The facts about one kind of mpirun. Flags: tuples of arguments; `{threads}` and `{name}` filled in."""
+    """The facts about one kind of mpirun. Flags: tuples of arguments; `{threads}`, `{name}`, `{file}` filled in."""
 
     name: str
     option: str
@@ -29,20 +33,39 @@ class Flavour:
     no_input: tuple[str, ...]
     """Gives ranks an empty standard input, where mpirun's own being empty is not enough."""
     unbound: tuple[str, ...]
-    """Any number of ranks, free to run on every core."""
+    """Any number of ranks on this host, free to run on every core."""
     bound: tuple[str, ...]
-    """`threads` cores for each rank alone."""
+    """`threads` cores for each rank alone, on any hosts."""
+    hosts: tuple[str, ...]
+    """Reads the hosts, and the number of ranks for each, from `file`; ranks are numbered host by host."""
+    host_line: str
+    """A line of that file, of `{host}` and `{ranks}`."""
+    unbound_hosts: tuple[str, ...]
+    """As `unbound`, on the hosts of the file."""
     export: tuple[str, ...]
     """Passes the variable `name` of mpirun's environment on to ranks; empty where mpirun passes on all."""
     quiet: tuple[str, ...]
     """Leaves out mpirun's own lines about a rank that ended with an exit code other than 0."""
+    label: tuple[str, ...]
+    """Marks the output of each rank, where a line of it begins or another rank's came in between."""
+    label_pattern: str
+    """A regular expression for such a mark, with a group `rank`."""
+    whole_lines: bool
+    """Whether marked output is held back until a line is complete: a live display would show nothing."""
     yielding: Mapping[str, str] = field(hash=False)
     """The environment that makes a waiting rank give up its core to one that has work."""
+    unbound_environment: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """The environment that goes with `unbound`."""
+    bound_environment: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """The environment that goes with `bound`; `{threads}` filled in."""
+    programs: tuple[str, ...] = _PROGRAMS
+    """What its mpirun may be called, the best first."""
 
 
 # Open MPI counts physical cores as slots and refuses more ranks; the plan has judged that already, and it
 # counts hardware threads. Its default binding (one core a rank for one and two ranks, wider for more) would
-# confine all the threads of a rank to a single core.
+# confine all the threads of a rank to a single core. On several hosts the file has just the plan's ranks as slots;
+# OVERSUBSCRIBE would put all ranks on the first of them.
 OPENMPI_5 = Flavour(
     name="Open MPI 5",
     option="openmpi",
@@ -53,8 +76,14 @@ OPENMPI_5 = Flavour(
     no_input=("--stdin", "none"),  # else 5 never tells rank 0 that the input has ended
     unbound=("--map-by", ":OVERSUBSCRIBE", "--bind-to", "none"),
     bound=("--map-by", "slot:PE={threads}", "--bind-to", "core"),
+    hosts=("--hostfile", "{file}"),
+    host_line="{host} slots={ranks}",
+    unbound_hosts=("--map-by", "slot", "--bind-to", "none"),
     export=("-x", "{name}"),
     quiet=(),  # 5 knows no such flag
+    label=("--output", "tag"),
+    label_pattern=r"\[\d+,(?P<rank>\d+)\]<std(?:out|err)>: ",
+    whole_lines=True,
     yielding={"OMPI_MCA_mpi_yield_when_idle": "1"},
 )
 OPENMPI_4 = replace(
@@ -63,6 +92,9 @@ OPENMPI_4 = replace(
     majors=range(4, 5),
     version_text=r"\((?:Open MPI|OpenRTE)\) 4\.",
     quiet=("--quiet",),
+    label=("--tag-output",),
+    label_pattern=r"\[\d+,(?P<rank>\d+)\]<std(?:out|err)>:",
+    whole_lines=False,
 )
 MPICH = Flavour(
     name="MPICH",
@@ -74,11 +106,33 @@ MPICH = Flavour(
     no_input=(),
     unbound=("-bind-to", "none"),
     bound=("-bind-to", "core:{threads}"),
+    hosts=("-f", "{file}"),
+    host_line="{host}:{ranks}",
+    unbound_hosts=("-bind-to", "none"),
     export=(),
     quiet=(),
+    label=("-prepend-pattern", "<rank %r>"),
+    label_pattern=r"<rank (?P<rank>\d+)>",
+    whole_lines=False,
     yielding={"MPIR_CVAR_ENABLE_HEAVY_YIELD": "1"},
 )
-FLAVOURS = (OPENMPI_5, OPENMPI_4, MPICH)
+INTEL = replace(
+    MPICH,
+    name="Intel MPI",
+    option="intelmpi",
+    vendor="Intel MPI",
+    majors=range(2017, 2100),
+    version_text=r"Intel\(R\) MPI",
+    unbound=(),
+    bound=(),
+    hosts=("-machinefile", "{file}"),  # `-f` gives every host as many ranks as the first
+    unbound_hosts=(),
+    yielding={},  # it gives up shared cores by itself: 33 us an Allreduce of 8 ranks on 2 cores
+    unbound_environment={"I_MPI_PIN": "0"},  # its default is a core a rank
+    bound_environment={"I_MPI_PIN": "1", "I_MPI_PIN_DOMAIN": "{threads}"},
+    programs=("mpiexec.hydra", *_PROGRAMS),  # its mpirun is a script that runs the first mpiexec.hydra on PATH
+)
+FLAVOURS = (OPENMPI_5, OPENMPI_4, INTEL, MPICH)
 
 
 def recognise(version_output: str) -> Flavour | None:
@@ -94,20 +148,39 @@ def build_command(
     program: Sequence[str],
     exported: Iterable[str],
     as_root: bool,
+    hostfile: Path | None = None,
+    labelled: bool = False,
 ) -> list[str]:
     """The argument list that starts `plan.ranks` copies of `program` with the `mpirun` of that flavour.
 
-    `exported` names the variables of mpirun's environment that every rank must see.
+    Args:
+        plan: how many, and on which hosts if there is a `hostfile`.
+        flavour: the kind of mpirun.
+        mpirun: its path.
+        program: what each rank runs.
+        exported: the variables of mpirun's environment that every rank must see.
+        as_root: whether this is the superuser.
+        hostfile: the plan's hosts, in the flavour's form; None: this host.
+        labelled: whether output is to be marked with its rank.
     """
-    binding = flavour.bound if plan.bind == "core" else flavour.unbound
+    unbound = flavour.unbound if hostfile is None else flavour.unbound_hosts
+    binding = flavour.bound if plan.bind == "core" else unbound
     return [
         mpirun,
         "-n",
         str(plan.ranks),
+        *(() if hostfile is None else (part.format(file=hostfile) for part in flavour.hosts)),
         *(flavour.as_root if as_root else ()),
         *flavour.no_input,
         *flavour.quiet,
+        *(flavour.label if labelled else ()),
         *(part.format(threads=plan.threads) for part in binding),
         *(part.format(name=name) for name in exported for part in flavour.export),
         *program,
     ]
+
+
+def binding_environment(plan: Plan, flavour: Flavour) -> dict[str, str]:
+    """The variables that bind ranks to cores, or leave them free, where the flavour has no flags for it."""
+    chosen = flavour.bound_environment if plan.bind == "core" else flavour.unbound_environment
+    return {name: value.format(threads=plan.threads) for name, value in chosen.items()}

@@ -7,7 +7,6 @@ here one reader takes them all, and what it does not understand is an error that
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
 import socket
 from collections import Counter
@@ -156,10 +155,10 @@ def _check_slots(text: str, where: str) -> int:
     return int(text)
 
 
-def write_hostfile(path: Path, hosts: Iterable[tuple[Host, int]], line: str) -> None:
-    """Write a hostfile for an mpirun: `line` is its form, such as `{host} slots={ranks}`."""
-    lines = [line.format(host=host.name, ranks=ranks) for host, ranks in hosts]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    temporary.replace(path)
+def hostfile_lines(hosts: Iterable[tuple[Host, int]], line: str) -> str:
+    """A hostfile with the ranks of each host, for an mpirun whose form of a line is such as `{host} slots={ranks}`."""
+    lines = []
+    for host, ranks in hosts:
+        name = str(Host(host.name)) if "}:" in line else host.name  # brackets keep an address and its ranks apart
+        lines.append(line.format(host=name, ranks=ranks) + "\n")
+    return "".join(lines)

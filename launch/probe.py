@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from launch.hosts import Host
 from launch.ssh import run_on
@@ -27,6 +28,8 @@ class Facts:
     """Those that a process there may run on."""
     python: str
     """Version."""
+    machine: str
+    """Names the running kernel."""
     time: float
     """Its clock, seconds since 1970."""
 
@@ -34,7 +37,15 @@ class Facts:
 def facts() -> Facts:
     """Of this host."""
     cores = tuple(sorted(os.sched_getaffinity(0)))
-    return Facts(socket.gethostname(), cores, platform.python_version(), time.time())
+    return Facts(socket.gethostname(), cores, platform.python_version(), running_kernel(), time.time())
+
+
+def running_kernel() -> str:
+    """A name of this boot of this machine, the same in all of its containers; empty where the system has none."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
 
 
 def probe(hosts: Sequence[Host], timeout_s: float = TIMEOUT_S) -> dict[Host, Facts | str]:
@@ -48,7 +59,7 @@ def probe(hosts: Sequence[Host], timeout_s: float = TIMEOUT_S) -> dict[Host, Fac
 def _read(output: str) -> Facts | str:
     try:
         said = json.loads(output.splitlines()[-1])  # a login may greet first
-        return Facts(said["host_name"], tuple(said["cores"]), said["python"], said["time"])
+        return Facts(said["host_name"], tuple(said["cores"]), said["python"], said["machine"], said["time"])
     except (IndexError, KeyError, TypeError, ValueError):
         return f"said {output[-100:]!r} instead of what it has"
 

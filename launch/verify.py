@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from launch import supervise
-from launch.discovery import Library, find_mpirun, flavour_of
-from launch.environment import rank_environment
+from launch.discovery import Launcher, Library, find_launcher
 from launch.errors import UsageError
-from launch.flavours import Flavour, build_command
-from launch.placement import available_cores, make_plan
+from launch.job import Request, build_job
+from launch.placement import available_here
 from launch.table import growing_table
 from launch.trajectory import Difference, Trajectory, read_trajectory
 
@@ -68,10 +67,9 @@ class Interrupted(Exception):
 class Job:
     """The job that every point runs."""
 
-    def __init__(self, program: Sequence[str], trainer: Sequence[str], flavour: Flavour, folder: Path) -> None:
+    def __init__(self, program: Sequence[str], trainer: Sequence[str], launcher: Launcher, folder: Path) -> None:
         """Take what each rank runs, its arguments, the MPI, and a folder for everything that it writes."""
-        self.program, self.trainer, self.flavour, self.folder = program, trainer, flavour, folder
-        self.mpirun = find_mpirun(flavour, Path(sys.executable).parent, os.environ.get("PATH", os.defpath))
+        self.program, self.trainer, self.launcher, self.folder = program, trainer, launcher, folder
 
     def config(self) -> dict[str, Any]:
         """The configuration that the arguments mean, as the trainer itself resolves it.
@@ -106,19 +104,12 @@ class Job:
             Interrupted: after a signal.
             UsageError: if the trainer says that its user has made a mistake.
         """
-        plan = make_plan(point.ranks, point.threads, "none", available_cores())
-        environment = rank_environment(plan, self.flavour, variables)
-        command = build_command(
-            plan,
-            self.flavour,
-            mpirun=self.mpirun,
-            program=[*self.program, *self.trainer, *arguments],
-            exported=environment,
-            as_root=os.geteuid() == 0,
-        )
+        request = Request(point.ranks, point.threads, "none", variables=variables)
+        program = [*self.program, *self.trainer, *arguments]
+        job = build_job(request, self.launcher, program, available_here())
         texts = stem.with_suffix(".out"), stem.with_suffix(".err")
         with texts[0].open("wb") as output, texts[1].open("wb") as errors:
-            code = supervise.run(command, {**os.environ, **environment}, output=output, errors=errors)
+            code = supervise.run(job.command, {**os.environ, **job.environment}, output=output, errors=errors)
         if code in _STOPPED:
             raise Interrupted(_STOPPED[code])
         out, err = (path.read_text(errors="replace") for path in texts)
@@ -144,16 +135,16 @@ def run(
     for argument in trainer:
         if own := OWN_OPTIONS.get(argument.partition("=")[0]):
             raise UsageError(f"{argument} after the --: give {own} before it")
-    flavour = flavour_of(library(), options.mpi)
+    launcher = find_launcher(library(), options.mpi)
     with tempfile.TemporaryDirectory(prefix="ddp-verify-") as folder:
-        job = Job(program, trainer, flavour, Path(folder))
+        job = Job(program, trainer, launcher, Path(folder))
         try:
             config = job.config()
             shards = shards_for(max(options.ranks), config, trainer)
             _say(
                 f"{config['model']['name']} on {config['data']['name']}, {_count(options.steps, 'step')} at each of"
                 f" {len(points)} points, batch.shards = {shards}, comm.exact = {str(config['comm']['exact']).lower()},"
-                f" {flavour.name}"
+                f" {launcher.flavour.name}"
             )
             return _compare(points, job, ["--train.steps", str(options.steps), "--batch.shards", str(shards)])
         except Interrupted as interruption:
@@ -223,7 +214,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--steps", type=_number, default=20, metavar="N", help="SGD steps (default: %(default)s)")
     parser.add_argument(
         "--mpi",
-        choices=("auto", "openmpi", "mpich"),
+        choices=("auto", "openmpi", "mpich", "intelmpi"),
         default="auto",
         help="the MPI to use; auto: the one that mpi4py loads (default: %(default)s)",
     )

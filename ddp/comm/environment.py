@@ -15,8 +15,15 @@ from pathlib import Path
 
 # Set by: Open MPI; Hydra (MPICH, Intel MPI); Slurm's srun (may read "4(x2)").
 LOCAL_SIZE_VARIABLES = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_TASKS_PER_NODE")
-WORLD_SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
-LAUNCHERS = ("Open MPI's mpirun", "the mpirun of MPICH or Intel MPI, or srun,", "srun")  # by WORLD_SIZE_VARIABLES
+LAUNCHERS = {
+    "DDP_WORLD_SIZE": "`python -m launch`",
+    "OMPI_COMM_WORLD_SIZE": "Open MPI's mpirun",
+    "PMI_SIZE": "the mpirun of MPICH or Intel MPI, or srun,",
+    "SLURM_STEP_NUM_TASKS": "srun",
+    "SLURM_NTASKS": "Slurm",  # also for the job as a whole, of which an mpirun inside may use a part: it comes last
+}
+"""Who tells the number of ranks, by the variable that holds it; the first that is set counts."""
+WORLD_SIZE_VARIABLES = tuple(LAUNCHERS)
 RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
 
 # An idle rank that spins takes the core from one that computes. Measured with 8 ranks on 2 cores while
@@ -50,8 +57,12 @@ def is_launched(environment: Mapping[str, str] = os.environ) -> bool:
 
 def launcher(environment: Mapping[str, str] = os.environ) -> str:
     """Who says so, for a message."""
-    names = zip(WORLD_SIZE_VARIABLES, LAUNCHERS, strict=True)
-    return next((name for variable, name in names if variable in environment), "the launcher")
+    return next((name for variable, name in LAUNCHERS.items() if variable in environment), "the launcher")
+
+
+def planned_threads(environment: Mapping[str, str] = os.environ) -> int | None:
+    """Threads per rank as `python -m launch` has planned them, knowing all hosts; None under plain mpirun."""
+    return _first_number(environment, ("DDP_THREADS",))
 
 
 def launched_rank(environment: Mapping[str, str] = os.environ) -> int:

@@ -17,10 +17,9 @@ from pathlib import Path
 
 from launch import supervise
 from launch.cli import positive
-from launch.discovery import find_mpirun, flavour_of, query_library
-from launch.environment import rank_environment
-from launch.flavours import build_command
-from launch.placement import available_cores, make_plan
+from launch.discovery import find_launcher, query_library
+from launch.job import Request, build_job
+from launch.placement import available_here
 
 HERE = Path(__file__).parent
 TEST_TIMEOUT_S = 60
@@ -42,23 +41,16 @@ def main(arguments: Sequence[str], program: Sequence[str] = PROGRAM, timeout_s: 
         program: for tests of this function.
         timeout_s: after so many seconds everything is ended, with exit code 143.
     """
-    plan = make_plan(positive(arguments[0]), None, "auto", available_cores())
-    flavour = flavour_of(query_library(), "auto")
-    environment = rank_environment(plan, flavour, {"PYTHONUNBUFFERED": "1"})
+    request = Request(positive(arguments[0]), variables={"PYTHONUNBUFFERED": "1"})
+    launcher = find_launcher(query_library(), "auto")
     chosen = [] if any(Path(word.partition("::")[0]).exists() for word in arguments[1:]) else [str(HERE)]
     with tempfile.TemporaryDirectory(prefix="ddp-tests-") as folder:
-        command = build_command(
-            plan,
-            flavour,
-            mpirun=find_mpirun(flavour, Path(sys.executable).parent, os.environ.get("PATH", os.defpath)),
-            program=[*program, folder, *OPTIONS, *TIMEOUT, *arguments[1:], *chosen],
-            exported=environment,
-            as_root=os.geteuid() == 0,
-        )
+        whole = [*program, folder, *OPTIONS, *TIMEOUT, *arguments[1:], *chosen]
+        job = build_job(request, launcher, whole, available_here())
         clock = threading.Timer(timeout_s, os.kill, (os.getpid(), signal.SIGTERM))
         clock.start()
         try:
-            code = supervise.run(command, {**os.environ, **environment})
+            code = supervise.run(job.command, {**os.environ, **job.environment})
         finally:
             clock.cancel()
         if code:

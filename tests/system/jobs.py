@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from launch.flavours import Flavour, build_command
-from launch.placement import available_cores, make_plan
+from launch.placement import available_here, make_plan
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 120.0
@@ -148,7 +148,7 @@ def mpirun_command(
 ) -> list[str]:
     """The command of plain mpirun for `program`; `exported` names the variables that ranks must see."""
     return build_command(
-        make_plan(ranks, None, "auto", available_cores()),
+        make_plan(ranks, None, "auto", available_here()),
         flavour,
         mpirun=mpirun,
         program=program,

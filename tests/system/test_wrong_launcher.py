@@ -14,6 +14,8 @@ LAUNCHERS = {
     "Open MPI's mpirun": ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
     "the mpirun of MPICH or Intel MPI, or srun,": ("PMI_SIZE", "PMI_RANK"),
     "srun": ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
+    "Slurm": ("SLURM_NTASKS", "SLURM_PROCID"),
+    "`python -m launch`": ("DDP_WORLD_SIZE", "PMI_RANK"),
 }
 
 

@@ -28,6 +28,8 @@ from ddp.comm.environment import (
         ({"MPI_LOCALNRANKS": "2", "PMI_SIZE": "6", "PMI_RANK": "3"}, 2, 6, 3),
         ({"SLURM_STEP_TASKS_PER_NODE": "4(x2)", "SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "7"}, 4, 8, 7),
         ({"SLURM_STEP_TASKS_PER_NODE": "2,1", "SLURM_STEP_NUM_TASKS": "3"}, 2, 3, 0),
+        ({"SLURM_NTASKS": "5", "SLURM_PROCID": "0"}, 1, 5, 0),
+        ({"DDP_WORLD_SIZE": "3", "PMI_SIZE": "1", "SLURM_NTASKS": "5"}, 1, 3, 0),
         ({"PMI_SIZE": "many"}, 1, 1, 0),
     ],
 )
@@ -38,7 +40,7 @@ def test_launchers_are_understood(environment: dict[str, str], local_size: int, 
 
 
 def test_an_open_mpi_job_inside_a_slurm_step_is_open_mpis() -> None:
-    environment = {"SLURM_STEP_NUM_TASKS": "1", "OMPI_COMM_WORLD_SIZE": "4"}
+    environment = {"SLURM_STEP_NUM_TASKS": "1", "SLURM_NTASKS": "8", "OMPI_COMM_WORLD_SIZE": "4"}
     assert launched_world_size(environment) == 4
     assert "Open MPI" in launcher(environment)
 

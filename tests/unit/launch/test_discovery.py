@@ -8,7 +8,7 @@ import pytest
 
 from launch.discovery import Library, find_mpirun, flavour_of, query_library
 from launch.errors import UsageError
-from launch.flavours import MPICH, OPENMPI_4, OPENMPI_5, Flavour
+from launch.flavours import INTEL, MPICH, OPENMPI_4, OPENMPI_5, Flavour
 
 OPENMPI_5_TEXT = "mpirun (Open MPI) 5.0.11"
 HYDRA_TEXT = "HYDRA build details:"
@@ -51,6 +51,7 @@ def test_query_without_the_package(tmp_path: Path) -> None:
         (Library("MPICH", (4, 0, 2)), MPICH),
         (Library("Open MPI", (4, 1, 4)), OPENMPI_4),
         (Library("Open MPI", (5, 0, 11)), OPENMPI_5),
+        (Library("Intel MPI", (2021, 18, 1)), INTEL),
     ],
 )
 def test_flavour_of_the_library(library: Library, flavour: Flavour) -> None:
@@ -64,8 +65,8 @@ def test_another_mpi_than_the_librarys() -> None:
 
 
 def test_a_library_without_a_flavour() -> None:
-    with pytest.raises(UsageError, match=r"Intel MPI 2021\.18\.1.* by its own mpirun"):
-        flavour_of(Library("Intel MPI", (2021, 18, 1)), "auto")
+    with pytest.raises(UsageError, match=r"MVAPICH 3\.0\.0.* by its own mpirun"):
+        flavour_of(Library("MVAPICH", (3, 0, 0)), "auto")
 
 
 def test_the_mpirun_beside_python_comes_first(tmp_path: Path) -> None:
@@ -82,6 +83,13 @@ def test_the_first_of_the_flavour_on_path(tmp_path: Path) -> None:
     mpirun(tmp_path / "c" / "mpirun", HYDRA_TEXT)
     path = ":".join(str(tmp_path / name) for name in ("missing", "a", "b", "c"))
     assert find_mpirun(MPICH, tmp_path / "venv", path) == str(wanted)
+
+
+def test_intels_own_starter_comes_before_its_script(tmp_path: Path) -> None:
+    text = "Intel(R) MPI Library for Linux* OS, Version 2021.18"
+    mpirun(tmp_path / "mpirun", text)
+    starter = mpirun(tmp_path / "mpiexec.hydra", text)
+    assert find_mpirun(INTEL, tmp_path / "venv", str(tmp_path)) == str(starter)
 
 
 def test_only_another_mpirun(tmp_path: Path) -> None:

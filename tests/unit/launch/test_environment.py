@@ -6,13 +6,15 @@ import subprocess
 
 import pytest
 
-from launch.environment import parse_assignment, rank_environment, shell_line
+from launch.environment import forwarded, parse_assignment, rank_environment, shell_line
 from launch.errors import UsageError
-from launch.flavours import MPICH, OPENMPI_4, OPENMPI_5, Flavour
-from launch.placement import Plan
+from launch.flavours import INTEL, MPICH, OPENMPI_4, OPENMPI_5, Flavour
+from launch.hosts import Host
+from launch.placement import Available, make_plan
 
-FREE = Plan(ranks=2, threads=2, cores=4)
-CROWDED = Plan(ranks=2, threads=3, cores=4)
+CORES = [Available(Host("a"), (0, 1, 2, 3))]
+FREE = make_plan(2, 2, "none", CORES)
+CROWDED = make_plan(2, 3, "none", CORES)
 
 
 @pytest.mark.parametrize("flavour", [MPICH, OPENMPI_4, OPENMPI_5])
@@ -22,6 +24,8 @@ def test_threads_for_numba_and_one_for_blas(flavour: Flavour) -> None:
         "OMP_NUM_THREADS": "2",
         "OPENBLAS_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
+        "DDP_WORLD_SIZE": "2",
+        "DDP_THREADS": "2",
     }
 
 
@@ -38,6 +42,17 @@ def test_waiting_gives_up_the_core_only_where_cores_are_shared(flavour: Flavour,
     assert added == {"OMP_WAIT_POLICY", variable}
     assert rank_environment(CROWDED, flavour, {})["OMP_WAIT_POLICY"] == "passive"
     assert rank_environment(CROWDED, flavour, {})[variable] == "1"
+
+
+def test_intel_mpi_is_told_not_to_bind() -> None:
+    assert rank_environment(FREE, INTEL, {})["I_MPI_PIN"] == "0"
+
+
+def test_other_hosts_get_what_changes_a_rank_and_nothing_of_this_host() -> None:
+    present = dict.fromkeys(
+        ["PATH", "PYTHONPATH", "NUMBA_CACHE_DIR", "OMP_NUM_THREADS", "TMPDIR", "HOSTNAME", "HOME", "DDP_X"], "x"
+    )
+    assert forwarded(present, {"OMP_NUM_THREADS": "2"}) == ["DDP_X", "NUMBA_CACHE_DIR", "PATH", "PYTHONPATH"]
 
 
 def test_the_users_variables_win() -> None:

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+from pathlib import Path
 
 import pytest
 
-from launch.flavours import FLAVOURS, MPICH, OPENMPI_4, OPENMPI_5, Flavour, build_command, recognise
-from launch.placement import Plan
+from launch.flavours import (
+    FLAVOURS,
+    INTEL,
+    MPICH,
+    OPENMPI_4,
+    OPENMPI_5,
+    Flavour,
+    binding_environment,
+    build_command,
+    recognise,
+)
+from launch.hosts import Host
+from launch.placement import Available, Plan, make_plan
 
-FREE = Plan(ranks=2, threads=1, cores=4)
-CROWDED = Plan(ranks=3, threads=2, cores=2)
-BOUND = Plan(ranks=2, threads=2, cores=4, bind="core")
+FREE = make_plan(2, 1, "none", [Available(Host("a"), (0, 1, 2, 3))])
+CROWDED = make_plan(3, 2, "none", [Available(Host("a"), (0, 1))])
+BOUND = make_plan(2, 2, "core", [Available(Host("a"), (0, 1, 2, 3))])
 EXPORTS = "-x A -x B"
 
 COMMANDS = [
@@ -79,6 +92,68 @@ def test_command(flavour: Flavour, plan: Plan, as_root: bool, text: str) -> None
     assert shlex.join(command) == text
 
 
+ACROSS = make_plan(3, 2, "none", [Available(Host(name, 2), (0, 1, 2, 3)) for name in "ab"])
+ACROSS_BOUND = make_plan(3, 2, "core", [Available(Host(name, 2), (0, 1, 2, 3)) for name in "ab"])
+
+HOST_COMMANDS = [
+    (MPICH, ACROSS, "mpirun -n 3 -f F -prepend-pattern '<rank %r>' -bind-to none prog"),
+    (MPICH, ACROSS_BOUND, "mpirun -n 3 -f F -prepend-pattern '<rank %r>' -bind-to core:2 prog"),
+    (INTEL, ACROSS, "mpirun -n 3 -machinefile F -prepend-pattern '<rank %r>' prog"),
+    (
+        OPENMPI_5,
+        ACROSS,
+        "mpirun -n 3 --hostfile F --stdin none --output tag --map-by slot --bind-to none -x A prog",
+    ),
+    (
+        OPENMPI_5,
+        ACROSS_BOUND,
+        "mpirun -n 3 --hostfile F --stdin none --output tag --map-by slot:PE=2 --bind-to core -x A prog",
+    ),
+    (
+        OPENMPI_4,
+        ACROSS,
+        "mpirun -n 3 --hostfile F --stdin none --quiet --tag-output --map-by slot --bind-to none -x A prog",
+    ),
+]
+
+
+@pytest.mark.parametrize(("flavour", "plan", "text"), HOST_COMMANDS)
+def test_command_for_several_hosts_with_labels(flavour: Flavour, plan: Plan, text: str) -> None:
+    command = build_command(
+        plan,
+        flavour,
+        mpirun="mpirun",
+        program=["prog"],
+        exported=["A"],
+        as_root=False,
+        hostfile=Path("F"),
+        labelled=True,
+    )
+    assert shlex.join(command) == text
+
+
+def test_intel_mpi_binds_by_its_environment() -> None:
+    assert binding_environment(ACROSS, INTEL) == {"I_MPI_PIN": "0"}
+    assert binding_environment(ACROSS_BOUND, INTEL) == {"I_MPI_PIN": "1", "I_MPI_PIN_DOMAIN": "2"}
+    assert binding_environment(ACROSS_BOUND, MPICH) == {}
+
+
+# As seen: what the ranks wrote is in capitals.
+MARKED = [
+    (MPICH, "<rank 0>A<rank 11>B C\n<rank 0>D\n", [("0", "A"), ("11", "B C\n"), ("0", "D\n")]),
+    (OPENMPI_5, "[1,0]<stdout>: A\n[1,11]<stderr>: B\n", [("0", "A\n"), ("11", "B\n")]),
+    (OPENMPI_4, "[1,0]<stdout>:A[1,11]<stdout>:B\n", [("0", "A"), ("11", "B\n")]),
+    (INTEL, "<rank 1>A\n", [("1", "A\n")]),
+]
+
+
+@pytest.mark.parametrize(("flavour", "text", "parts"), MARKED)
+def test_marks_of_ranks(flavour: Flavour, text: str, parts: list[tuple[str, str]]) -> None:
+    split = re.split(flavour.label_pattern, text)
+    assert split[0] == ""
+    assert list(zip(split[1::2], split[2::2], strict=True)) == parts
+
+
 VERSION_TEXTS = [
     ("mpirun (Open MPI) 5.0.11\n\nReport bugs to https://www.open-mpi.org/community/help/\n", OPENMPI_5),
     ("mpirun (Open MPI) 10.0.0\n", OPENMPI_5),
@@ -90,7 +165,7 @@ VERSION_TEXTS = [
         "    Configure options:                       --with-device=ch4:ucx,ofi\n",
         MPICH,
     ),
-    ("Intel(R) MPI Library for Linux* OS, Version 2021.18 Build 20260101\n", None),
+    ("Intel(R) MPI Library for Linux* OS, Version 2021.18 Build 20260101\n", INTEL),
     ("mpirun (Open MPI) 1.10.7\n", None),
     ("", None),
 ]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from launch.errors import UsageError
-from launch.hosts import Host, counted, is_local, parse_hosts, read_hostfile, write_hostfile
+from launch.hosts import Host, counted, hostfile_lines, is_local, parse_hosts, read_hostfile
 
 
 def hostfile(folder: Path, text: str) -> Path:
@@ -118,6 +118,17 @@ def test_this_machine_needs_no_ssh() -> None:
 
 @pytest.mark.parametrize("line", ["{host} slots={ranks}", "{host}:{ranks}"])
 def test_a_written_hostfile_is_read_again(line: str, tmp_path: Path) -> None:
-    path = tmp_path / "new" / "hosts"
-    write_hostfile(path, [(Host("a", 9), 2), (Host("b"), 1)], line)
-    assert read_hostfile(path) == (Host("a", 2), Host("b", 1))
+    text = hostfile_lines([(Host("a", 9), 2), (Host("b"), 1)], line)
+    assert read_hostfile(hostfile(tmp_path, text)) == (Host("a", 2), Host("b", 1))
+
+
+def test_the_example_says_what_it_means() -> None:
+    hosts = read_hostfile(Path(__file__).parents[3] / "hostfile.example")
+    assert [(host.name, host.slots) for host in hosts] == [
+        ("node01", 4),
+        ("node02", 4),
+        ("node03", 2),
+        ("node04", None),
+        ("10.0.0.5", 2),
+        ("fe80::1:2:3", 2),
+    ]
