@@ -108,6 +108,13 @@ class Cluster:
         # The kernel would answer a ping until it has cleared the network namespace away.
         _run(["nsenter", "-t", str(self._pid("switch")), "-n", "ip", "link", "del", f"p{host}"])
 
+    def stop_sshd(self, host: int) -> None:
+        """Refuse new connections; those that are there stay. `boot` makes it good."""
+        for process in self._all_processes(host):
+            if process.arguments[0].startswith(LISTENER):
+                os.kill(process.pid, signal.SIGKILL)
+                wait_until(lambda pid=process.pid: not is_running(pid), "the end of sshd")  # type: ignore[misc]
+
     def heal(self) -> None:
         """Have all hosts up, their cables plugged, and nothing running."""
         for host in self.numbers():

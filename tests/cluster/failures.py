@@ -73,7 +73,7 @@ FAULTS = {
         "kill -9 of mpirun",
         "the launcher",
         4,
-        r"error: mpirun was killed by SIGKILL.*",
+        r"error: .*mpirun.* was killed by SIGKILL.*",
     ),
     "launcher killed": Fault(
         "kill -9 of the launcher",
@@ -104,14 +104,14 @@ FAULTS = {
     "host silent": Fault(
         "a host does not answer at launch",
         "the launcher, before it starts anything",
-        2,
-        r"error: .*node2.*",
+        4,
+        r"error: node2 does not answer: .*",
     ),
     "host refuses": Fault(
         "a host refuses ssh at launch",
         "the launcher, before it starts anything",
-        2,
-        r"error: .*node2.*",
+        4,
+        r"error: node2 does not answer: .*refused.*",
     ),
     "sigterm": Fault(
         "SIGTERM to the launcher; resumed",

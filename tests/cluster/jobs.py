@@ -25,7 +25,7 @@ TRAIN = ("-m", "ddp.train")
 THROTTLED = ("-m", "tests.system.planted", "throttled")
 JOB = ("--model.hidden", "[48]", "--threads", "1", "--output.log_every", "1", "--train.evaluate_every", "0")
 ENDLESS = (*JOB, "--train.epochs", "1000000", "--output.name", "run")
-SHORT = (*JOB, "--train.epochs", "1000", "--train.steps", "200", "--output.name", "run")
+SHORT, LONG = ((*JOB, "--train.epochs", "1000", "--output.name", "run", "--train.steps", n) for n in ("60", "300"))
 ENVIRONMENT = {
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -122,8 +121,9 @@ def test_what_runs_on_a_host_is_seen_and_ended(cluster: Cluster) -> None:
 def test_healing(cluster: Cluster) -> None:
     cluster.link(1, "down")
     cluster.crash(2)
-    (sshd,) = (one for one in cluster._all_processes(3) if "sshd" in one.arguments[0])
-    os.kill(sshd.pid, signal.SIGKILL)
+    cluster.stop_sshd(3)
+    with pytest.raises(ClusterError, match="refused"):
+        cluster.exec(4, ["ssh", "node3", "hostname"])
     cluster.heal()
     for host in (2, 3):
         assert cluster.exec(1, ["ssh", f"node{host}", "hostname"]).stdout == f"node{host}\n"
