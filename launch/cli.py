@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn, TextIO
 
-from launch import verify
+from launch import script, verify
 from launch.discovery import Library, find_launcher, query_library
 from launch.environment import parse_assignment
 from launch.errors import HostError, UsageError
@@ -46,7 +46,7 @@ def main(
         options, unknown = _parser().parse_known_args(arguments[:cut])
         if unknown:
             raise UsageError(f"unknown argument {unknown[0]}: those of ddp.train go after a -- of their own")
-        command = verify.run if options.command == "verify" else _run
+        command = {"verify": verify.run, "script": script.run}.get(options.command, _run)
         return command(options, [*program], arguments[cut + 1 :], library)
     except UsageError as mistake:
         _say(f"error: {mistake}")
@@ -248,6 +248,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--dry-run", action="store_true", help="print the plan and the command, start nothing")
     verify.add_parser(commands)
+    script.add_parser(commands)
     return parser
 
 
