@@ -46,7 +46,7 @@ class Fault:
         return f"`{self.found_by}` + {self.end_s} s" if self.found_by else f"{self.end_s} s"
 
 
-SILENT = "nothing: nobody is left who could say it"
+SILENT = "(nobody is left to say it)"
 HEARTBEAT, WATCHDOG = "--heartbeat-timeout", "comm.timeout_s"
 STALLED = r"error: step \d+: .+ \(collective \d+, \d+ bytes\) did not finish within \S+ s: "
 CONNECTION = "kill -9 of the ssh connection by which mpirun started a host's ranks"
@@ -76,14 +76,14 @@ FAULTS = {
         "a rank is stopped (SIGSTOP): no thread of it runs",
         "the launcher: no heartbeat",
         EXIT_FAILURE,
-        r"error: no heartbeat from (rank 1|any rank) on node2 .*",
+        r"error: no heartbeat from (rank 1|any rank) on node2 .*at step \d+.*",
         found_by=HEARTBEAT,
     ),
     "mpirun killed": Fault(
         "kill -9 of mpirun",
         "the launcher",
         EXIT_FAILURE,
-        r"error: .*mpirun.* was killed by SIGKILL.*",
+        r"error: .*mpirun was killed by SIGKILL.*",
     ),
     "launcher killed": Fault(
         "kill -9 of the launcher",
@@ -111,14 +111,14 @@ FAULTS = {
         "the link of a host goes down in mid-run and stays down",
         "the launcher: no heartbeat; beyond the link, the ranks: no answer from the launcher",
         EXIT_FAILURE,
-        r"error: .*node3.*",
+        r"error: .*node3 .*at step \d+.*",
         found_by=HEARTBEAT,
     ),
     "host crashes": Fault(
         "a host crashes in mid-run",
         "mpirun and the launcher",
         EXIT_FAILURE,
-        r"error: .*node3.*",
+        r"error: .*node3 .*at step \d+.*",
     ),
     "host left out": Fault(
         "a host crashes in mid-run, `--max-restarts 1`",
@@ -175,9 +175,15 @@ class Row:
     def __str__(self) -> str:
         """A row of the table."""
         fault = FAULTS[self.fault]
-        message = self.message.replace("|", "\\|")
-        cells = (fault.what, NAMES[self.mpi], fault.ends_it, f"`{message}`", self.code, fault.within)
+        message = self.message if fault.message == SILENT else code(self.message)
+        cells = (fault.what, NAMES[self.mpi], fault.ends_it, message, self.code, fault.within)
         return f"| {' | '.join(map(str, cells))} | {self.seconds:.1f} s |"
+
+
+def code(text: str) -> str:
+    """As Markdown shows it literally within a table; it may have backquotes of its own."""
+    fence = "``" if "`" in text else "`"
+    return f"{fence}{text}{fence}".replace("|", "\\|")
 
 
 def render(rows: Iterable[Row]) -> str:
@@ -208,10 +214,11 @@ def write(rows: Iterable[Row], page: Path = PAGE) -> None:
     page.write_text(f"{head}{BEGIN}\n\n{render(rows)}\n\n{tail}", encoding="utf-8")
 
 
-def without_measurements(table: str) -> list[str]:
+def cells(line: str) -> list[str]:
+    """The cells of a row of a table."""
+    return re.split(r"(?<!\\)\|", line)[1:-1]
+
+
+def without_measurements(table: str) -> list[list[str]]:
     """The rows of a table without what a further run may change: the message, and the time that it took."""
-    rows = []
-    for line in table.splitlines():
-        cells = re.split(r"(?<!\\)\|", line)
-        rows.append("|".join([*cells[:4], *cells[5:7]]))
-    return rows
+    return [cells(line)[:3] + cells(line)[4:6] for line in table.splitlines()]

@@ -20,6 +20,9 @@ from tests.system.jobs import TIMEOUT_S, records
 WATCHFUL = ("--heartbeat-timeout", str(SILENCE_S))
 LIMITED = ("--comm.timeout_s", str(SILENCE_S))
 
+HEARTBEAT_S = 1.0
+"""Between two of a rank."""
+
 Launch = Callable[..., ClusterJob]
 
 
@@ -39,6 +42,13 @@ def launch(cluster: Cluster, mpi: Mpi, tmp_path: Path) -> Launch:
         return ClusterJob(cluster, [*command, *(trainer or ENDLESS)], tmp_path)
 
     return start
+
+
+def in_mid_run(job: ClusterJob) -> ClusterJob:
+    """Wait until it trains, and the launcher has heard so from all ranks."""
+    job.wait_for_training()
+    time.sleep(2 * HEARTBEAT_S)
+    return job
 
 
 def cmdline(pid: int) -> str:
@@ -63,8 +73,7 @@ def test_a_rank_raises(launch: Launch, ends: Ends) -> None:
 
 
 def test_a_rank_is_killed(launch: Launch, ends: Ends) -> None:
-    job = launch()
-    job.wait_for_training()
+    job = in_mid_run(launch())
     assert job.kill_rank(1) == 2
     ends(job, "rank killed", time.monotonic())
 
@@ -76,8 +85,7 @@ def test_a_rank_sleeps_for_ever(launch: Launch, ends: Ends) -> None:
 
 
 def test_a_rank_is_stopped(launch: Launch, ends: Ends) -> None:
-    job = launch()
-    job.wait_for_training()
+    job = in_mid_run(launch())
     host, process = job.rank(1)
     assert host == 2
     os.kill(process.pid, signal.SIGSTOP)
@@ -116,15 +124,13 @@ def test_the_connection_to_a_host_is_killed(
 
 
 def test_a_link_goes_down(launch: Launch, ends: Ends) -> None:
-    job = launch(hosts=(1, 2, 3))
-    job.wait_for_training()
+    job = in_mid_run(launch(hosts=(1, 2, 3)))
     job.cluster.link(3, "down")
     ends(job, "link down", time.monotonic())
 
 
 def test_a_host_crashes(launch: Launch, ends: Ends) -> None:
-    job = launch(hosts=(1, 2, 3))
-    job.wait_for_training()
+    job = in_mid_run(launch(hosts=(1, 2, 3)))
     job.cluster.crash(3)
     ends(job, "host crashes", time.monotonic())
 
