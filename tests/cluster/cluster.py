@@ -33,7 +33,7 @@ from tests.cluster.processes import LISTENER, ClusterError, Process, is_running,
 
 NETWORK = "10.77.0"
 RUN = Path("/run")
-PREFIX = "ddp-cluster-"
+PREFIX, NEW = "ddp-cluster-", "ddp-new-"
 HERE = Path(__file__).parent
 TIMEOUT_S = 60.0
 NAMESPACES = ("--net", "--uts", "--ipc", "--pid", "--mount", "--propagation", "private", "--fork", "--kill-child")
@@ -241,9 +241,11 @@ class Cluster:
         if self.outlives:
             self.folder.mkdir()
         else:
-            self.folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=RUN))
-            self._lock = (self.folder / "owner").open("w")
+            new = Path(tempfile.mkdtemp(prefix=NEW, dir=RUN))
+            self._lock = (new / "owner").open("w")
             fcntl.flock(self._lock, fcntl.LOCK_EX)  # until this process ends, however that comes
+            # Only now may others find it: one without a lock is stale.
+            self.folder = new.rename(RUN / f"{PREFIX}{os.getpid()}-{new.name.removeprefix(NEW)}")
         self.folder.chmod(0o711)
         (self.folder / "local").mkdir()
         (self.folder / "size").write_text(str(self.hosts))
