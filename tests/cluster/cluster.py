@@ -195,9 +195,11 @@ class Cluster:
     def kill_jobs(self) -> None:
         """End what runs on the hosts, and empty their local disks."""
         for host in self.numbers():
-            for process in self.processes(host):
+            for process in (processes := self.processes(host)):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process.pid, signal.SIGKILL)
+            pids = [process.pid for process in processes]
+            wait_until(lambda pids=pids: not any(map(is_running, pids)), "the end of a job")  # type: ignore[misc]
             for entry in (self.folder / name(host) / "local" / "tmp").iterdir():
                 shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink(missing_ok=True)
 
