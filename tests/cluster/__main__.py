@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from pathlib import Path
 
 from tests.cluster.cluster import PREFIX, RUN, Cluster, address, name
 from tests.cluster.processes import ClusterError
 from tests.cluster.requirements import missing
+
+MOST_HOSTS = 250
+"""As many as there are addresses."""
 
 
 def main() -> int:
@@ -64,11 +68,25 @@ def _existing(folder: Path) -> Cluster:
         raise ClusterError(f"no cluster {folder}: python -m tests.cluster up 3") from None
 
 
+def _name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z]\w*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a word")
+    return text
+
+
+def _hosts(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_HOSTS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {MOST_HOSTS}")
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.cluster", description="A cluster in a box.")
-    parser.add_argument("--name", default="people", help="of the cluster, if there are several (default: %(default)s)")
+    parser.add_argument(
+        "--name", type=_name, default="people", help="of the cluster, if there are several (default: %(default)s)"
+    )
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("up", help="make it anew").add_argument("hosts", type=int, nargs="?", default=3)
+    commands.add_parser("up", help="make it anew").add_argument("hosts", type=_hosts, nargs="?", default=3)
     commands.add_parser("down", help="end and remove it")
     commands.add_parser("status", help="its hosts")
     execute = commands.add_parser("exec", help="run a command on a host")

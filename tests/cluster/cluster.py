@@ -33,7 +33,7 @@ from tests.cluster.processes import LISTENER, ClusterError, Process, is_running,
 
 NETWORK = "10.77.0"
 RUN = Path("/run")
-PREFIX = "ddp-cluster-"
+PREFIX, NEW = "ddp-cluster-", "ddp-new-"
 HERE = Path(__file__).parent
 TIMEOUT_S = 60.0
 NAMESPACES = ("--net", "--uts", "--ipc", "--pid", "--mount", "--propagation", "private", "--fork", "--kill-child")
@@ -195,9 +195,11 @@ class Cluster:
     def kill_jobs(self) -> None:
         """End what runs on the hosts, and empty their local disks."""
         for host in self.numbers():
-            for process in self.processes(host):
+            for process in (processes := self.processes(host)):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process.pid, signal.SIGKILL)
+            pids = [process.pid for process in processes]
+            wait_until(lambda pids=pids: not any(map(is_running, pids)), "the end of a job")  # type: ignore[misc]
             for entry in (self.folder / name(host) / "local" / "tmp").iterdir():
                 shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink(missing_ok=True)
 
@@ -241,9 +243,11 @@ class Cluster:
         if self.outlives:
             self.folder.mkdir()
         else:
-            self.folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=RUN))
-            self._lock = (self.folder / "owner").open("w")
+            new = Path(tempfile.mkdtemp(prefix=NEW, dir=RUN))
+            self._lock = (new / "owner").open("w")
             fcntl.flock(self._lock, fcntl.LOCK_EX)  # until this process ends, however that comes
+            # Only now may others find it: one without a lock is stale.
+            self.folder = new.rename(RUN / f"{PREFIX}{os.getpid()}-{new.name.removeprefix(NEW)}")
         self.folder.chmod(0o711)
         (self.folder / "local").mkdir()
         (self.folder / "size").write_text(str(self.hosts))

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.cluster import failures
 from tests.cluster.cluster import Cluster
-from tests.cluster.failures import Row
-from tests.cluster.jobs import TRAIN, Mpi, final_sha256, find_mpi
+from tests.cluster.failures import EXIT_FAILURE, FAULTS, Row
+from tests.cluster.jobs import TRAIN, Bits, ClusterJob, Ends, Mpi, final_sha256, find_mpi
 from tests.cluster.requirements import missing
-from tests.system.jobs import Job
+from tests.system.jobs import Finished, Job
 
 HERE = Path(__file__).parent
 HOSTS = 4
 DEMANDED = "DDP_REQUIRE_CLUSTER"
 """The variable of the environment that makes a failure of what would be skipped."""
-
-
-Bits = Callable[[tuple[str, ...]], str]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -89,3 +88,26 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Bits:
         return final_sha256(folder)
 
     return bits
+
+
+@pytest.fixture
+def ends(mpi: Mpi, measured: list[Row]) -> Ends:
+    """Checks what comes of a fault, and keeps it for the table; `since` is when the fault set in."""
+
+    def check(job: ClusterJob, name: str, since: float) -> Finished:
+        fault = FAULTS[name]
+        assert mpi.option in fault.mpis
+        finished = job.end(fault.limit_s - (time.monotonic() - since))
+        seconds = time.monotonic() - since
+        assert finished.code == fault.code, finished.text
+        said = finished.err.splitlines()
+        told = [line for line in said if re.fullmatch(fault.message, line)] or [failures.SILENT] * (
+            fault.message == failures.SILENT
+        )
+        assert len(told) == 1, finished.text
+        if fault.code == EXIT_FAILURE:
+            assert [line for line in said if line.startswith("error: ")] == told, finished.text
+        measured.append(Row(name, mpi.option, told[0], finished.code, seconds))
+        return finished
+
+    return check

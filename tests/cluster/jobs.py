@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +34,12 @@ ENVIRONMENT = {
     "MPIR_CVAR_ENABLE_HEAVY_YIELD": "1",
 }
 POLL_S = 0.02
+
+
+Bits = Callable[[tuple[str, ...]], str]
+"""`undisturbed(arguments)` of the fixture of that name."""
+Ends = Callable[["ClusterJob", str, float], Finished]
+"""`ends(job, fault, since)` of the fixture of that name."""
 
 
 @dataclass(frozen=True)
@@ -90,9 +96,9 @@ class ClusterJob(Job):
         super().kill()
 
     def left(self) -> list[str]:
-        """What still runs, on any host."""
-        hosts = self.cluster.numbers()
-        return [f"{name(host)}: {process}" for host in hosts for process in self.cluster.processes(host)]
+        """What still runs, on any host; but for sshd itself, which on a host that is cut off cannot know of it."""
+        found = [(host, process) for host in self.cluster.numbers() for process in self.cluster.processes(host)]
+        return [f"{name(host)}: {process}" for host, process in found if not process.arguments[0].startswith("sshd: ")]
 
     def end(self, within_s: float = TIMEOUT_S) -> Finished:
         """Wait for the end of it all on all hosts; fail the test, and end it, if that takes longer."""

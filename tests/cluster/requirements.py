@@ -11,6 +11,7 @@ PROGRAMS = {
     "ip": "iproute2",
     "tc": "iproute2",
     "ethtool": "ethtool",
+    "ping": "iputils-ping",
     "ssh": "openssh-client",
     "sshd": "openssh-server",
     "unshare": "util-linux",

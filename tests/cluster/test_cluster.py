@@ -107,13 +107,17 @@ def test_shape(cluster: Cluster) -> None:
     assert "tbf" not in cluster.exec(2, ["tc", "qdisc", "show", "dev", "eth0"]).stdout
 
 
+def sleepers(cluster: Cluster, host: int) -> list[str]:
+    """MARK of each process of a host, if it sleeps."""
+    processes = cluster.processes(host)
+    return [one.environment["MARK"] if one.arguments == ("sleep", SECONDS) else str(one) for one in processes]
+
+
 def test_what_runs_on_a_host_is_seen_and_ended(cluster: Cluster) -> None:
     assert [cluster.processes(host) for host in cluster.numbers()] == [[]] * cluster.hosts
     cluster.exec(1, ["sh", "-c", "MARK=1 sleep 300 & ssh node2 'MARK=2 setsid sleep 300 >/dev/null 2>&1 &'"])
     for host in (1, 2):
-        (process,) = cluster.processes(host)
-        assert process.arguments == ("sleep", SECONDS)
-        assert process.environment["MARK"] == str(host)
+        wait_until(lambda host=host: sleepers(cluster, host) == [str(host)], "it alone")  # type: ignore[misc]
     cluster.kill_jobs()
     assert [cluster.processes(host) for host in cluster.numbers()] == [[]] * cluster.hosts
 
@@ -179,6 +183,26 @@ def all_networks() -> set[str]:
         except OSError:
             continue
     return found
+
+
+def test_a_cluster_for_people_stays_until_it_is_taken_down(shared_cluster: Cluster) -> None:
+    name = f"test{os.getpid()}"
+
+    def command(*arguments: str) -> str:
+        program = [sys.executable, "-m", "tests.cluster", "--name", name, *arguments]
+        return subprocess.run(program, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True, timeout=60).stdout
+
+    try:
+        command("up", "2")
+        assert command("exec", "1", "ssh", "node2", "hostname") == "node2\n"
+        command("crash", "2")
+        assert command("status").splitlines() == ["node1 10.77.0.1 0 processes", "node2 10.77.0.2 down"]
+        command("boot", "2")
+        assert command("exec", "2", "hostname") == "node2\n"
+        assert Cluster(2, RUN / f"{PREFIX}{name}").is_up(1)
+    finally:
+        command("down")
+    assert not (RUN / f"{PREFIX}{name}").exists()
 
 
 def test_nothing_is_left(shared_cluster: Cluster) -> None:

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.cluster import Cluster, name
-from tests.cluster.conftest import Bits
-from tests.cluster.jobs import SHORT, ClusterJob, Mpi, final_sha256, launch_command
+from tests.cluster.jobs import SHORT, Bits, ClusterJob, Mpi, final_sha256, launch_command
 from tests.system.jobs import records
 
 
