@@ -47,6 +47,7 @@ def measure_links(comm: MPI.Comm) -> list[Link]:
     for pairs in rounds(comm.size):
         for first, second in pairs:
             if comm.rank in (first, second):
+                _one_way_s(comm, first, second, LATENCY_BYTES)  # the first messages make the connection
                 latency_s = _one_way_s(comm, first, second, LATENCY_BYTES)
                 bandwidth = BANDWIDTH_BYTES / _one_way_s(comm, first, second, BANDWIDTH_BYTES)
                 if comm.rank == first:
@@ -70,7 +71,6 @@ def _one_way_s(comm: MPI.Comm, first: int, second: int, num_bytes: int) -> float
             comm.Send(message, other)
         return time.perf_counter() - start
 
-    round_trip_s()  # the first makes the connection
     expected_s = round_trip_s()
     repeats = min(MOST_REPEATS, 1 + int(BUDGET_S / expected_s))
     theirs = comm.sendrecv(repeats, other, source=other)

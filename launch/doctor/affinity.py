@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from launch.doctor.finding import Finding, State, count, listing, not_made
-from launch.doctor.ranks import Diagnosis
+from launch.doctor.ranks import Diagnosis, unfinished
 from launch.flavours import Flavour
 from launch.placement import ranges
 
@@ -39,7 +39,7 @@ def check_affinity(
         own_cores: those that the launcher itself may run on.
     """
     if "ranks" not in diagnosis.stages:
-        return [not_made("affinity", diagnosis.reason("ranks"))]
+        return [unfinished("affinity", diagnosis, "ranks")]
     kernels = diagnosis.stages.get("kernels", {}).get("ranks", [])
     bound_later = {rank["rank"]: rank["cores"] for rank in kernels if "cores" in rank}  # by the OpenMP library
     ranks = [

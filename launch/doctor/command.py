@@ -113,7 +113,7 @@ class Examination:
             job = build_job(request, launcher, ranks.PROGRAM, available, Path(folder) / "hosts")
             diagnosis = _start(job)
         plan = job.plan
-        yield ranks.check_world(diagnosis, plan.ranks, job.shell())
+        yield ranks.check_world(diagnosis, plan.ranks)
         own_cores = len(os.sched_getaffinity(0))
         cores = {visit.facts.host_name: len(visit.facts.cores) for visit in reached if visit.facts is not None}
         yield from affinity.check_affinity(diagnosis, plan.threads, cores, os.environ, own_cores)
@@ -140,7 +140,7 @@ def _start(job: Job) -> Diagnosis:
     if job.hostfile is not None:
         job.hostfile.write_text(job.hostfile_text, encoding="utf-8")
     environment = {**os.environ, **job.environment}
-    return ranks.read_diagnosis(capture(job.command, environment, ranks.LIMIT_S))
+    return ranks.read_diagnosis(capture(job.command, environment, ranks.LIMIT_S), job.shell())
 
 
 def _start_plainly(launcher: Launcher, number: int) -> Diagnosis:

@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from launch.doctor.finding import Finding, count, listing, not_made
-from launch.doctor.ranks import Diagnosis
+from launch.doctor.ranks import Diagnosis, unfinished
 
 SLOW_PEAK = 0.5
 """A host with less than this part of the others' peak per core is told: synchronous SGD waits for it in every step."""
@@ -21,7 +21,7 @@ def check_threading_layer(diagnosis: Diagnosis) -> list[Finding]:
     """Whether Numba runs kernels in parallel, by what, and whether two threads of a rank may do so at once."""
     check = "threading layer"
     if "kernels" not in diagnosis.stages:
-        return [not_made(check, diagnosis.reason("kernels"))]
+        return [unfinished(check, diagnosis, "kernels")]
     ranks = diagnosis.stages["kernels"]["ranks"]
     failed = [rank for rank in ranks if "error" in rank]
     if failed:

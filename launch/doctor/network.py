@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from launch.doctor.finding import Finding, listing, not_made
-from launch.doctor.ranks import Diagnosis
+from launch.doctor.finding import Finding, listing
+from launch.doctor.ranks import Diagnosis, unfinished
 
 CHECK = "network"
 SLOW = 3.0
@@ -22,7 +22,7 @@ Link = Mapping[str, Any]
 def check_network(diagnosis: Diagnosis) -> list[Finding]:
     """All pairs, and which are slow."""
     if "network" not in diagnosis.stages:
-        return [not_made(CHECK, diagnosis.reason("network"))]
+        return [unfinished(CHECK, diagnosis, "network")]
     links = diagnosis.stages["network"]["links"]
     if not links:
         return [Finding(CHECK, "ok", "one rank alone has no one to talk to")]
