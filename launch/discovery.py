@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from launch.errors import UsageError
-from launch.flavours import FLAVOURS, Flavour, recognise
+from launch.flavours import FLAVOURS, PMI, Flavour, recognise, srun_for
 
 _INSTALL = "install an MPI, or run `pip install .[mpi]`"
 _TIMEOUT_S = 60.0  # a cold network file system takes long to load its first Python
@@ -45,8 +47,35 @@ def find_launcher(library: Library, wanted: str) -> Launcher:
     Raises:
         UsageError: if there is none, or if it is not the wanted one.
     """
+    if wanted == "srun":
+        return find_srun(library, os.environ)
     flavour = flavour_of(library, wanted)
-    return Launcher(flavour, find_mpirun(flavour, Path(sys.executable).parent, os.environ.get("PATH", os.defpath)))
+    try:
+        return Launcher(flavour, find_mpirun(flavour, Path(sys.executable).parent, os.environ.get("PATH", os.defpath)))
+    except UsageError:
+        if wanted == "auto" and "SLURM_JOB_ID" in os.environ and shutil.which("srun"):
+            return find_srun(library, os.environ)
+        raise
+
+
+def find_srun(library: Library, environment: Mapping[str, str]) -> Launcher:
+    """Slurm's srun, told what the library speaks.
+
+    Raises:
+        UsageError: outside of a Slurm job, without srun, or if this Slurm does not speak it.
+    """
+    srun = shutil.which("srun", path=environment.get("PATH"))
+    if srun is None or "SLURM_JOB_ID" not in environment:
+        raise UsageError("--mpi srun needs srun and a Slurm job to run in: get one by salloc or sbatch")
+    pmi = PMI.get(library.vendor)
+    if pmi is None:
+        raise UsageError(f"--mpi srun: not known how srun starts {library}; one of {', '.join(PMI)} is needed")
+    listed = _output([srun, "--mpi=list"])
+    if not re.search(rf"\b{pmi}\b", listed):
+        raise UsageError(
+            f"--mpi srun: {library} needs srun --mpi={pmi}, which is not in {listed.split()}; use --mpi auto"
+        )
+    return Launcher(srun_for(library.vendor), srun)
 
 
 def query_library(python: str = sys.executable) -> Library:
@@ -100,7 +129,7 @@ def find_mpirun(flavour: Flavour, bin_dir: Path, search_path: str) -> str:
     """
     others = []
     for candidate in _candidates([bin_dir, *map(Path, filter(None, search_path.split(os.pathsep)))], flavour.programs):
-        found = recognise(_version_output(candidate))
+        found = recognise(_output([str(candidate), "--version"]))
         if found is flavour:
             return str(candidate)
         others.append(f"{candidate} of {found.name if found else 'an unknown MPI'}")
@@ -119,15 +148,11 @@ def _candidates(folders: list[Path], names: tuple[str, ...]) -> Iterator[Path]:
                 yield folder / name
 
 
-def _version_output(mpirun: Path) -> str:
+def _output(command: list[str]) -> str:
+    """What a command says of itself; nothing if it does not."""
     try:
         answer = subprocess.run(
-            [str(mpirun), "--version"],
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            timeout=_TIMEOUT_S,
-            check=False,
+            command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=_TIMEOUT_S, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""

@@ -58,6 +58,14 @@ class Flavour:
     """The environment that goes with `unbound`."""
     bound_environment: Mapping[str, str] = field(default_factory=dict, hash=False)
     """The environment that goes with `bound`; `{threads}` filled in."""
+    hosts_environment: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """The environment that goes with `hosts`; `{file}` filled in."""
+    even_hosts: tuple[str, ...] = ()
+    """As `hosts`, without a file: `names` of so many `hosts`, where the ranks are dealt out evenly."""
+    line_per_rank: bool = False
+    """Whether that file has a line for each rank, rather than for each host."""
+    crowded: tuple[str, ...] = ()
+    """Allows more threads than cores."""
     programs: tuple[str, ...] = _PROGRAMS
     """What its mpirun may be called, the best first."""
 
@@ -134,6 +142,40 @@ INTEL = replace(
 )
 FLAVOURS = (OPENMPI_5, OPENMPI_4, INTEL, MPICH)
 
+# All is said explicitly: a batch script's variables (SLURM_CPU_BIND, SLURM_EXPORT_ENV=NONE ...) would decide otherwise.
+# --wait ends ranks that go on 5 s after the first one has ended; --kill-on-bad-exit would end them before they could
+# all exit with 75, and waits 30 s for one that hangs. Even with --cpu-bind=none, -c confines a rank to T cores.
+SRUN = replace(
+    MPICH,
+    name="srun",
+    option="srun",
+    vendor="",
+    majors=range(0),
+    version_text=r"^slurm",
+    no_input=("--mpi={pmi}", "--export=ALL", "--wait=5", "--input=none"),
+    unbound=("--cpu-bind=none",),
+    bound=("--cpus-per-task={threads}", "--cpu-bind=cores"),
+    hosts=("--distribution=arbitrary",),  # MPICH then takes each rank for alone on its host: pmi2 tells it so
+    even_hosts=("--nodes={hosts}", "--nodelist={names}", "--distribution=block"),
+    host_line="{host}",
+    unbound_hosts=("--cpu-bind=none",),
+    label=("--label",),
+    label_pattern=r"(?m:^) *(?P<rank>\d+): ",
+    whole_lines=True,
+    yielding={"MPIR_CVAR_ENABLE_HEAVY_YIELD": "1", "OMPI_MCA_mpi_yield_when_idle": "1"},
+    hosts_environment={"SLURM_HOSTFILE": "{file}"},
+    line_per_rank=True,
+    crowded=("--overcommit",),
+    programs=("srun",),
+)
+PMI = {"MPICH": "pmi2", "Intel MPI": "pmi2", "Open MPI": "pmix"}
+"""What an MPI library speaks with srun; with another `--mpi`, or none, each rank is alone in a world of one."""
+
+
+def srun_for(vendor: str) -> Flavour:
+    """The srun that starts ranks of that vendor's library."""
+    return replace(SRUN, no_input=tuple(part.format(pmi=PMI[vendor]) for part in SRUN.no_input))
+
 
 def recognise(version_output: str) -> Flavour | None:
     """The flavour whose `mpirun --version` printed this text; None for an unknown one."""
@@ -165,15 +207,18 @@ def build_command(
     """
     unbound = flavour.unbound if hostfile is None else flavour.unbound_hosts
     binding = flavour.bound if plan.bind == "core" else unbound
+    hosts = flavour.even_hosts if hostfile is None else flavour.hosts
+    names = ",".join(place.host.name for place in plan.hosts)
     return [
         mpirun,
         "-n",
         str(plan.ranks),
-        *(() if hostfile is None else (part.format(file=hostfile) for part in flavour.hosts)),
+        *(part.format(file=hostfile, names=names, hosts=len(plan.hosts)) for part in hosts),
         *(flavour.as_root if as_root else ()),
         *flavour.no_input,
         *flavour.quiet,
         *(flavour.label if labelled else ()),
+        *(flavour.crowded if plan.oversubscribed else ()),
         *(part.format(threads=plan.threads) for part in binding),
         *(part.format(name=name) for name in exported for part in flavour.export),
         *program,

@@ -155,10 +155,10 @@ def _check_slots(text: str, where: str) -> int:
     return int(text)
 
 
-def hostfile_lines(hosts: Iterable[tuple[Host, int]], line: str) -> str:
+def hostfile_lines(hosts: Iterable[tuple[Host, int]], line: str, line_per_rank: bool = False) -> str:
     """A hostfile with the ranks of each host, for an mpirun whose form of a line is such as `{host} slots={ranks}`."""
     lines = []
     for host, ranks in hosts:
         name = str(Host(host.name)) if "}:" in line else host.name  # brackets keep an address and its ranks apart
-        lines.append(line.format(host=name, ranks=ranks) + "\n")
+        lines += [line.format(host=name, ranks=ranks) + "\n"] * (ranks if line_per_rank else 1)
     return "".join(lines)

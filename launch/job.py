@@ -133,17 +133,21 @@ def build_job(
     plan = make_plan(request.ranks, request.threads, request.bind, available)
     environment = rank_environment(plan, flavour, request.variables)
     is_remote = any(not is_local(place.host) for place in plan.hosts)
-    file = hostfile if is_remote or len(plan.hosts) > 1 else None
-    assert file is not None or not is_remote
+    is_named = bool(flavour.even_hosts) and plan.is_even  # on the command line itself
+    file = hostfile if (is_remote or len(plan.hosts) > 1) and not is_named else None
+    if file is not None:
+        environment |= {name: value.format(file=file) for name, value in flavour.hosts_environment.items()}
+    assert file is not None or is_named or not is_remote
     command = build_command(
         plan,
         flavour,
         mpirun=launcher.mpirun,
         program=program,
-        exported=[*environment, *(forwarded(os.environ, environment) if file else ())],
+        exported=[*environment, *(forwarded(os.environ, environment) if is_remote else ())],
         as_root=os.geteuid() == 0,
         hostfile=file,
         labelled=labelled,
     )
-    lines = hostfile_lines([(place.host, place.ranks) for place in plan.hosts], flavour.host_line)
+    places = [(place.host, place.ranks) for place in plan.hosts]
+    lines = hostfile_lines(places, flavour.host_line, flavour.line_per_rank)
     return Job(plan, tuple(command), environment, file, lines if file else "")

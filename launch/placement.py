@@ -72,6 +72,12 @@ class Plan:
         return any(ranks * self.threads > cores for _, ranks, cores in self._machines())
 
     @property
+    def is_even(self) -> bool:
+        """Whether hosts have equally many ranks, but for one more on each of the first."""
+        counts = [place.ranks for place in self.hosts]
+        return counts == sorted(counts, reverse=True) and counts[0] - counts[-1] <= 1
+
+    @property
     def warning(self) -> str:
         """What is wrong with the plan and the fix, as one line; empty when nothing is."""
         for names, ranks, cores in self._machines():
@@ -108,7 +114,7 @@ class Plan:
         rest = "oversubscribed" if self.oversubscribed else f"{idle or 'none'} idle"
         ranks, threads = _count(self.ranks, "rank"), _count(self.threads, "thread")
         bound = "bound to cores" if self.bind == "core" else "not bound"
-        where = "this host" if len(self.hosts) == 1 else _count(len(self.hosts), "host")
+        where = _count(len(self.hosts), "host")
         return "\n".join(
             [f"{ranks} x {threads} on {_count(self.cores, 'core')} of {where}, {bound}; {rest}", *self._lines()]
         )

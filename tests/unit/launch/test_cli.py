@@ -99,7 +99,7 @@ def test_dry_run_shows_plan_and_command(openmpi: Path, capfd: pytest.CaptureFixt
     assert cli.main(arguments + trainer, program=["prog"], library=library) == 0
     out, err = capfd.readouterr()
     plan, place, command = out.splitlines()
-    assert plan == "2 ranks x 2 threads on 4 cores of this host, not bound; none idle"
+    assert plan == "2 ranks x 2 threads on 4 cores of 1 host, not bound; none idle"
     assert place == "  localhost: ranks 0-1 on cores 0-3; none idle"
     assert command == (
         "NUMBA_NUM_THREADS=2 OMP_NUM_THREADS=2 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 "

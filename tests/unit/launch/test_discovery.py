@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
-from launch.discovery import Library, find_mpirun, flavour_of, query_library
+from launch.discovery import Library, find_launcher, find_mpirun, flavour_of, query_library
 from launch.errors import UsageError
 from launch.flavours import INTEL, MPICH, OPENMPI_4, OPENMPI_5, Flavour
 
@@ -109,3 +110,38 @@ def test_no_mpirun(tmp_path: Path) -> None:
     (tmp_path / "mpirun").mkdir()
     with pytest.raises(UsageError, match=r"no mpirun.*pip install"):
         find_mpirun(MPICH, tmp_path, str(tmp_path))
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An srun that knows pmi2, a job, and no mpirun."""
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "venv" / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    return executable(
+        tmp_path / "srun", '[ "$*" = --mpi=list ] && echo "MPI plugin types are..." && echo "\tpmi2 none"'
+    )
+
+
+@pytest.mark.parametrize("wanted", ["auto", "srun"])
+def test_srun_is_told_what_the_library_speaks(wanted: str, slurm: Path) -> None:
+    found = find_launcher(Library("MPICH", (5, 0, 2)), wanted)
+    assert found.mpirun == str(slurm)
+    assert "--mpi=pmi2" in found.flavour.no_input
+
+
+@pytest.mark.usefixtures("slurm")
+def test_srun_that_does_not_speak_it() -> None:
+    with pytest.raises(UsageError, match=r"Open MPI 5\.0\.11 needs srun --mpi=pmix, which is not in .*'pmi2'"):
+        find_launcher(Library("Open MPI", (5, 0, 11)), "srun")
+    with pytest.raises(UsageError, match=r"not known how srun starts MVAPICH"):
+        find_launcher(Library("MVAPICH", (3, 0)), "srun")
+
+
+@pytest.mark.usefixtures("slurm")
+def test_srun_needs_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLURM_JOB_ID")
+    with pytest.raises(UsageError, match=r"--mpi srun needs srun and a Slurm job"):
+        find_launcher(Library("MPICH", (5, 0, 2)), "srun")
+    with pytest.raises(UsageError, match=r"no mpirun"):
+        find_launcher(Library("MPICH", (5, 0, 2)), "auto")

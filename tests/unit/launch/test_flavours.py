@@ -14,10 +14,12 @@ from launch.flavours import (
     MPICH,
     OPENMPI_4,
     OPENMPI_5,
+    SRUN,
     Flavour,
     binding_environment,
     build_command,
     recognise,
+    srun_for,
 )
 from launch.hosts import Host
 from launch.placement import Available, Plan, make_plan
@@ -95,7 +97,10 @@ def test_command(flavour: Flavour, plan: Plan, as_root: bool, text: str) -> None
 ACROSS = make_plan(3, 2, "none", [Available(Host(name, 2), (0, 1, 2, 3)) for name in "ab"])
 ACROSS_BOUND = make_plan(3, 2, "core", [Available(Host(name, 2), (0, 1, 2, 3)) for name in "ab"])
 
+SRUN_START = "mpirun -n 3 --distribution=arbitrary --mpi=pmix --export=ALL --wait=5 --input=none --label"
 HOST_COMMANDS = [
+    (srun_for("Open MPI"), ACROSS, f"{SRUN_START} --cpu-bind=none prog"),
+    (srun_for("Open MPI"), ACROSS_BOUND, f"{SRUN_START} --cpus-per-task=2 --cpu-bind=cores prog"),
     (MPICH, ACROSS, "mpirun -n 3 -f F -prepend-pattern '<rank %r>' -bind-to none prog"),
     (MPICH, ACROSS_BOUND, "mpirun -n 3 -f F -prepend-pattern '<rank %r>' -bind-to core:2 prog"),
     (INTEL, ACROSS, "mpirun -n 3 -machinefile F -prepend-pattern '<rank %r>' prog"),
@@ -115,6 +120,15 @@ HOST_COMMANDS = [
         "mpirun -n 3 --hostfile F --stdin none --quiet --tag-output --map-by slot --bind-to none -x A prog",
     ),
 ]
+
+
+def test_srun_names_hosts_that_share_evenly() -> None:
+    command = build_command(ACROSS, srun_for("MPICH"), mpirun="srun", program=["prog"], exported=[], as_root=True)
+    start = "srun -n 3 --nodes=2 --nodelist=a,b --distribution=block --mpi=pmi2"
+    assert shlex.join(command) == f"{start} --export=ALL --wait=5 --input=none --cpu-bind=none prog"
+    crowded = make_plan(3, 9, "none", [Available(Host(name, 2), (0,)) for name in "ab"])
+    command = build_command(crowded, srun_for("MPICH"), mpirun="srun", program=["prog"], exported=[], as_root=True)
+    assert "--overcommit" in command
 
 
 @pytest.mark.parametrize(("flavour", "plan", "text"), HOST_COMMANDS)
@@ -144,6 +158,7 @@ MARKED = [
     (OPENMPI_5, "[1,0]<stdout>: A\n[1,11]<stderr>: B\n", [("0", "A\n"), ("11", "B\n")]),
     (OPENMPI_4, "[1,0]<stdout>:A[1,11]<stdout>:B\n", [("0", "A"), ("11", "B\n")]),
     (INTEL, "<rank 1>A\n", [("1", "A\n")]),
+    (SRUN, " 0: A 3: B\n11: C\n", [("0", "A 3: B\n"), ("11", "C\n")]),
 ]
 
 

@@ -122,6 +122,10 @@ def test_a_written_hostfile_is_read_again(line: str, tmp_path: Path) -> None:
     assert read_hostfile(hostfile(tmp_path, text)) == (Host("a", 2), Host("b", 1))
 
 
+def test_a_line_for_each_rank() -> None:
+    assert hostfile_lines([(Host("a", 9), 2), (Host("b"), 1)], "{host}", line_per_rank=True) == "a\na\nb\n"
+
+
 def test_the_example_says_what_it_means() -> None:
     hosts = read_hostfile(Path(__file__).parents[3] / "hostfile.example")
     assert [(host.name, host.slots) for host in hosts] == [

@@ -62,6 +62,11 @@ def test_ranks_are_spread_as_evenly_as_slots_allow(
     assert [plan.first_rank(i) for i in range(len(counts))] == [sum(counts[:i]) for i in range(len(counts))]
 
 
+@pytest.mark.parametrize(("slots", "is_even"), [((4, 4), True), ((1, 9), False), ((9, 1), False), ((3, 2), True)])
+def test_evenness(slots: tuple[int, ...], is_even: bool) -> None:
+    assert make_plan(5, 1, "auto", hosts(*slots)).is_even is is_even
+
+
 def test_threads_fit_the_fullest_host() -> None:
     assert make_plan(5, None, "auto", hosts(4, 4)).threads == 8 // 3
     small = [Available(Host("a"), (0, 1, 2, 3)), Available(Host("b"), (0, 1))]
@@ -83,13 +88,13 @@ def test_hosts_of_one_machine_share_its_cores() -> None:
 
 def test_text() -> None:
     sentence, line = str(make_plan(2, 1, "auto", here(2))).splitlines()
-    assert sentence == "2 ranks x 1 thread on 2 cores of this host, not bound; none idle"
+    assert sentence == "2 ranks x 1 thread on 2 cores of 1 host, not bound; none idle"
     assert line == "  here: ranks 0-1 on cores 0-1; none idle"
     sentence, line = str(make_plan(1, 1, "auto", here(1))).splitlines()
-    assert sentence == "1 rank x 1 thread on 1 core of this host, not bound; none idle"
+    assert sentence == "1 rank x 1 thread on 1 core of 1 host, not bound; none idle"
     assert line == "  here: rank 0 on core 0; none idle"
     sentence, line = str(make_plan(3, 2, "core", here(8))).splitlines()
-    assert sentence == "3 ranks x 2 threads on 8 cores of this host, bound to cores; 2 idle"
+    assert sentence == "3 ranks x 2 threads on 8 cores of 1 host, bound to cores; 2 idle"
     assert line == "  here: ranks 0-2 on cores 0-7, 2 for each alone; 2 idle"
     sentence, line = str(make_plan(2, 2, "auto", here(2))).splitlines()
     assert sentence.endswith("; oversubscribed")
