@@ -67,14 +67,12 @@ class Examination:
 
     def findings(self) -> Iterator[Finding]:
         """Make the checks one after the other."""
-        finding, library, flavour = mpi.check_library(self.library, self.wanted_mpi)
+        finding, library = mpi.check_library(self.library)
         yield finding
         launcher = None
-        if library is not None and flavour is not None:
-            bin_dir, search_path = Path(sys.executable).parent, os.environ.get("PATH", os.defpath)
-            finding, mpirun = mpi.check_mpirun(library, flavour, bin_dir, search_path)
+        if library is not None:
+            finding, launcher = mpi.check_mpirun(library, self.wanted_mpi)
             yield finding
-            launcher = Launcher(flavour, mpirun) if mpirun else None
         visits, findings = self._check_hosts()
         yield from findings
         reached = [visit for visit in visits if visit.facts is not None]
@@ -118,7 +116,8 @@ class Examination:
         cores = {visit.facts.host_name: len(visit.facts.cores) for visit in reached if visit.facts is not None}
         yield from affinity.check_affinity(diagnosis, plan.threads, cores, os.environ, own_cores)
         here = next((place.ranks for place in plan.hosts if is_local(place.host)), 0)
-        if here and own_cores >= plan.threads:  # else each rank lacks cores, whatever mpirun does
+        # With fewer cores here than threads, each rank lacks some, whatever mpirun does.
+        if here and own_cores >= plan.threads and launcher.flavour.option != "srun":
             plain = _start_plainly(launcher, here)
             yield from affinity.check_plain_mpirun(plain, plan.threads, own_cores, os.environ, launcher.flavour)
         yield from kernels.check_threading_layer(diagnosis)
@@ -175,8 +174,8 @@ def add_parser(commands: Any, positive: Callable[[str], int]) -> None:
     )
     parser.add_argument(
         "--mpi",
-        choices=("auto", "openmpi", "mpich", "intelmpi"),
+        choices=("auto", "openmpi", "mpich", "intelmpi", "srun"),
         default="auto",
-        help="the MPI to use; auto: the one that mpi4py loads (default: %(default)s)",
+        help="the MPI to use, as of run (default: %(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")

@@ -5,19 +5,23 @@ One call of ssh per host, all at once; each is timed, for the clocks.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from launch.doctor import facts
 from launch.doctor.facts import HostFacts
 from launch.doctor.finding import Finding, State, count, listing, not_made
-from launch.hosts import Host, is_local
+from launch.hosts import Host, is_local, this_host
 from launch.ssh import MOST_AT_ONCE, NO_SSH, Answer, run_on
+
+PROGRAM = (sys.executable, "-m", "launch.doctor.facts")
+"""What is run on each host."""
 
 TIMEOUT_S = 30.0
 CLOCK_WARNING_S = 1.0
@@ -52,6 +56,8 @@ class Visit:
     received: float
     """The same afterwards."""
     facts: HostFacts | None
+    ssh: Answer | None = None
+    """What came of ssh where srun was used after it."""
 
     @property
     def host(self) -> Host:
@@ -70,27 +76,46 @@ class Visit:
 
 
 def visit(hosts: Sequence[Host], directory: Path, token: str) -> list[Visit]:
-    """Ask all of them, at once."""
+    """Ask all of them, at once; by ssh, and within a Slurm job by srun where ssh fails."""
 
     def ask(number: int) -> Visit:
-        command = [sys.executable, "-m", "launch.doctor.facts", str(directory), token, str(number)]
-        sent = time.time()
-        (answer,) = run_on([hosts[number]], command, TIMEOUT_S)
-        return Visit(answer, sent, time.time(), facts.read(answer.output) if answer.code == 0 else None)
+        host = hosts[number]
+        command = [*PROGRAM, str(directory), token, str(number)]
+        visit = _timed(host, lambda: run_on([host], command, TIMEOUT_S))
+        if visit.facts is None and "SLURM_JOB_ID" in os.environ:
+            step = ["srun", "--nodes=1", "--ntasks=1", f"--nodelist={host.name}", "--overlap", "--mpi=none"]
+            again = _timed(host, lambda: run_on([this_host()], [*step, *command], TIMEOUT_S))
+            return replace(again, ssh=visit.answer) if again.facts is not None else visit
+        return visit
 
     with ThreadPoolExecutor(min(len(hosts), MOST_AT_ONCE)) as pool:
         return list(pool.map(ask, range(len(hosts))))
 
 
+def _timed(host: Host, ask: Callable[[], list[Answer]]) -> Visit:
+    sent = time.time()
+    (answer,) = ask()
+    received = time.time()
+    found = facts.read(answer.output) if answer.code == 0 else None
+    return Visit(replace(answer, host=host), sent, received, found)
+
+
 def check_reached(visits: Sequence[Visit]) -> list[Finding]:
     """A finding for each host that does not answer as it should, or one for all."""
     bad = [_not_reached(visit) for visit in visits if visit.facts is None]
+    bad += [_only_by_srun(visit.host.name, visit.ssh) for visit in visits if visit.ssh is not None]
     good = [visit.host.name for visit in visits if visit.facts is not None]
     remote = [visit for visit in visits if visit.facts is not None and not is_local(visit.host)]
     if bad or not remote:
         return bad or [Finding("ssh", "ok", "no other host than this one")]
     seconds = max(visit.received - visit.sent for visit in remote)
     return [Finding("ssh", "ok", f"{listing(good)}: reached, Python there answers within {seconds:.1f} s")]
+
+
+def _only_by_srun(host: str, ssh: Answer) -> Finding:
+    measured = f"{host}: srun reaches it, ssh does not ({ssh.problem})"
+    fix = "ranks start all the same; let ssh in, so that the launcher can end what a failed job leaves there"
+    return Finding("ssh", "warning", measured, fix, {"host": host, "code": ssh.code})
 
 
 def _not_reached(visit: Visit) -> Finding:
@@ -107,7 +132,7 @@ def _not_reached(visit: Visit) -> Finding:
         what = f"{what} ({said})"
     else:
         what = f"reached, but this Python does not run there ({said})"
-        fix = f"make {sys.executable} and this folder the same on {{host}}: a shared file system, or a copy"
+        fix = f"make {PROGRAM[0]} and this folder the same on {{host}}: a shared file system, or a copy"
     return Finding("ssh", "error", f"{host}: {what}", fix.format(host=host), {"host": host, "code": answer.code})
 
 

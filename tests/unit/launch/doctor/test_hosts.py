@@ -133,6 +133,33 @@ def test_a_real_visit_of_this_host(tmp_path: Path) -> None:
     assert abs(offset_s) <= exact_s
 
 
+@pytest.mark.parametrize("in_a_job", [True, False])
+def test_srun_where_ssh_fails_within_a_slurm_job(
+    in_a_job: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripts = {
+        "ssh": "echo 'ssh: connect to host node2 port 22: Connection refused' >&2; exit 255",
+        "srun": 'while [ "${1#-}" != "$1" ]; do shift; done; exec "$@"',
+    }
+    for name, script in scripts.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    if in_a_job:
+        monkeypatch.setenv("SLURM_JOB_ID", "17")
+    visits = visit([Host("node2")], tmp_path, "token")
+    (finding,) = check_reached(visits)
+    if in_a_job:
+        assert visits[0].facts is not None
+        assert visits[0].host == Host("node2")
+        assert finding.state == "warning"
+        assert finding.measured.startswith("node2: srun reaches it, ssh does not (ssh: connect to host node2")
+    else:
+        assert finding.state == "error"
+        assert finding.measured.startswith("node2: connection refused")
+
+
 def test_facts_are_read_below_a_greeting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert facts.main([str(tmp_path), "token", "3"]) == 0
     found = facts.read(f"Welcome!\n{capsys.readouterr().out}bye\n")
