@@ -21,7 +21,7 @@ from launch.doctor.ranks import Diagnosis
 from launch.errors import UsageError
 from launch.hosts import is_local, this_host
 from launch.job import Job, Request, build_job, requested_hosts
-from launch.placement import Available, make_plan
+from launch.placement import Available, available_on, make_plan
 
 EXIT_BAD = 1
 LEAST_RANKS = 2
@@ -99,11 +99,7 @@ class Examination:
 
     def _check_ranks(self, launcher: Launcher, reached: Sequence[Visit]) -> Iterator[Finding]:
         """What one job on the hosts that can be reached finds, and then a plain mpirun here."""
-        available = [
-            Available(visit.host, visit.facts.cores, visit.facts.machine)
-            for visit in reached
-            if visit.facts is not None
-        ]
+        available = _available(reached)
         request = Request(
             self._number_of_ranks(available), self.threads, "none", tuple(each.host for each in available)
         )
@@ -113,7 +109,11 @@ class Examination:
         plan = job.plan
         yield ranks.check_world(diagnosis, plan.ranks)
         own_cores = len(os.sched_getaffinity(0))
-        cores = {visit.facts.host_name: len(visit.facts.cores) for visit in reached if visit.facts is not None}
+        cores = {
+            visit.facts.host_name: len(each.cores)
+            for visit, each in zip(reached, available, strict=True)
+            if visit.facts
+        }
         yield from affinity.check_affinity(diagnosis, plan.threads, cores, os.environ, own_cores)
         here = next((place.ranks for place in plan.hosts if is_local(place.host)), 0)
         # With fewer cores here than threads, each rank lacks some, whatever mpirun does.
@@ -133,6 +133,17 @@ class Examination:
         if len(stated) < len(slots):
             return self.ranks or max(LEAST_RANKS, len(slots))
         return min(self.ranks or sum(stated), sum(stated))
+
+
+def _available(reached: Sequence[Visit]) -> list[Available]:
+    """What a job may use of these hosts; within a Slurm job as srun tells, since ssh may be outside of it."""
+    in_job, _ = available_on([visit.host for visit in reached]) if "SLURM_JOB_ID" in os.environ else ([], {})
+    known = {each.host: each for each in in_job}
+    return [
+        known.get(visit.host) or Available(visit.host, visit.facts.cores, visit.facts.machine)
+        for visit in reached
+        if visit.facts is not None
+    ]
 
 
 def _start(job: Job) -> Diagnosis:

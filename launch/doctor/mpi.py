@@ -45,8 +45,10 @@ def check_mpirun(library: Library, wanted: str) -> tuple[Finding, Launcher | Non
     own, flavour = launcher.mpirun, launcher.flavour
     first = shutil.which("mpirun")
     details = {"path": own, "first_on_path": first}
-    if first is None or flavour.option == "srun":
-        text = f"{own} of {flavour.name}" + ("" if first else "; there is no mpirun on PATH")
+    if flavour.option == "srun":
+        return Finding("mpirun", "ok", f"{own} of Slurm, which starts the ranks itself", "", details), launcher
+    if first is None:
+        text = f"{own} of {flavour.name}, as the library; there is no mpirun on PATH"
         return Finding("mpirun", "ok", text, "", details), launcher
     version = capture([first, "--version"], os.environ, LIMIT_S)
     other = recognise(version.output + version.errors)
