@@ -53,7 +53,7 @@ def slow_links(links: Sequence[Link]) -> list[str]:
     for link in links:
         first, second = link["hosts"]
         best = min(fastest[first], fastest[second]), max(nearest[first], nearest[second])
-        if not {first, second} & set(bad) and is_slow(link["bytes_per_s"], link["latency_s"], *best):
+        if is_slow(link["bytes_per_s"], link["latency_s"], *best):
             texts.append(f"{first} - {second} ({_speed(link['latency_s'], link['bytes_per_s'])})")
     return texts
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,18 @@ def test_a_host_with_another_directory_of_that_name(tmp_path: Path) -> None:
     (finding,) = check(tmp_path / "runs", tmp_path / "runs", tmp_path / "other")
     assert finding.state == "error"
     assert "neither sees what the other has written, on node1" in finding.measured
+
+
+@pytest.mark.parametrize("sees", [True, False])
+def test_to_see_is_as_needed_as_to_be_seen(sees: bool, tmp_path: Path) -> None:
+    with directory.prepared(tmp_path, TOKEN, 1) as problem:
+        (visit,) = ask(tmp_path)
+        assert visit.facts is not None
+        if sees:
+            own_file(tmp_path, TOKEN, 0).unlink()
+        half = replace(visit, facts=replace(visit.facts, sees_token=sees))
+        (finding,) = directory.check_directory(tmp_path, TOKEN, problem, [half])
+    assert finding.state == "error"
 
 
 def test_a_host_without_it(tmp_path: Path) -> None:
