@@ -13,6 +13,7 @@ from typing import NoReturn, TextIO
 
 from launch import script, verify
 from launch.discovery import Library, find_launcher, query_library
+from launch.doctor import command as doctor
 from launch.environment import parse_assignment
 from launch.errors import HostError, UsageError
 from launch.job import Job, Request, build_job, find_available, requested_hosts
@@ -46,7 +47,8 @@ def main(
         options, unknown = _parser().parse_known_args(arguments[:cut])
         if unknown:
             raise UsageError(f"unknown argument {unknown[0]}: those of ddp.train go after a -- of their own")
-        command = {"verify": verify.run, "script": script.run}.get(options.command, _run)
+        commands = {"verify": verify.run, "script": script.run, "doctor": doctor.run}
+        command = commands.get(options.command, _run)
         return command(options, [*program], arguments[cut + 1 :], library)
     except UsageError as mistake:
         _say(f"error: {mistake}")
@@ -249,6 +251,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--dry-run", action="store_true", help="print the plan and the command, start nothing")
     verify.add_parser(commands)
     script.add_parser(commands)
+    doctor.add_parser(commands, positive)
     return parser
 
 

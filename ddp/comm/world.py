@@ -67,8 +67,7 @@ class World:
             raise WrongLauncherError(
                 f"{environment.launcher()} started {launched} processes but each is rank 0 of {self.size}: mpi4py"
                 f" loads {vendor} {'.'.join(map(str, version))} and the launcher belongs to another MPI (or, under"
-                " srun, speaks another PMI; or a batch script starts Python without either); use that library's own"
-                " mpirun, as `python -m launch run -n P` does"
+                " srun, speaks another PMI); use that library's own mpirun, as `python -m launch run -n P` does"
             )
 
     @property
@@ -170,6 +169,10 @@ class World:
             _sleep_until_all_arrive(self.node)
         if self.local_rank > 0:
             follow()
+        self.wait_for_all()
+
+    def wait_for_all(self) -> None:
+        """A barrier at which a waiting rank sleeps."""
         with self.collective("readiness of all ranks"):
             _sleep_until_all_arrive(self.comm)
 

@@ -36,6 +36,7 @@ __all__ = [
     "kernel",
     "prange",
     "set_num_threads",
+    "threading_layer",
 ]
 
 MOST_THREADS: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
@@ -134,3 +135,12 @@ def set_num_threads(threads: int) -> None:
 def get_num_threads() -> int:
     """Threads that kernels run on."""
     return int(numba.get_num_threads())
+
+
+def threading_layer() -> str:
+    """Numba's threading layer: `omp`, `tbb` or `workqueue`.
+
+    Raises:
+        ValueError: before the first parallel kernel has run.
+    """
+    return str(numba.threading_layer())  # type: ignore[attr-defined]

@@ -68,6 +68,8 @@ def test_command_runs(line: str, tmp_path: Path) -> None:
         assert "[optimizer]" in done.stdout
     elif "verify" in command:
         assert "the same bits at all" in done.stdout
+    elif "doctor" in command:
+        assert done.stdout.endswith(" 0 errors\n")
     elif "--dry-run" in command:
         assert " -m ddp.train" in done.stdout
     else:
