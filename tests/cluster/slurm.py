@@ -133,6 +133,7 @@ class Slurm:
     def release(self, number: int) -> None:
         """Start a job that was queued again as soon as its first run is gone from the hosts, not after two minutes."""
         wait_until(lambda: self._is_idle() and not self.left(), "the end of the job's first run")
+        time.sleep(1)  # slurmd refuses a job whose credential is of the second in which it ended that job
         self.command("scontrol", "update", f"JobId={number}", "StartTime=now")
 
     def left(self) -> list[str]:
