@@ -29,7 +29,8 @@ def run(options: argparse.Namespace, program: Sequence[str], trainer: Sequence[s
     """Print the script; the exit code is 0.
 
     Raises:
-        UsageError: for what the parser cannot see: threads or --resume given after the `--`, too short a time.
+        UsageError: for what the parser cannot see: threads or --resume given after the `--`, a configuration that is
+            not there, too short a time.
     """
     del program, library  # the job's own launcher looks for them where it runs
     sys.stdout.write(batch_script(SCHEDULERS[options.scheduler], request_of(options, trainer)))
@@ -47,6 +48,9 @@ def request_of(options: argparse.Namespace, trainer: Sequence[str]) -> Request:
     given = [value for value in option_values(trainer, "resume") if value != "auto"]
     if given:
         raise UsageError(f"--resume {given[0]}: the script itself resumes what its --output.name has; leave it out")
+    for file in option_values(trainer, "config"):
+        if not Path(file).is_file():
+            raise UsageError(f"--config {file}: no such file in {Path.cwd()}, where the job will look for it")
     signal_s = math.ceil(checkpoint_grace_s(trainer)) + MARGIN_S
     if options.time < (least := 2 * signal_s + 60):
         raise UsageError(
@@ -56,6 +60,7 @@ def request_of(options: argparse.Namespace, trainer: Sequence[str]) -> Request:
     ranks = options.nodes * options.ranks_per_node
     launcher = [sys.executable, "-m", "launch", "run", "-n", str(ranks), "--threads", str(options.threads)]
     launcher += [] if options.mpi == "auto" else ["--mpi", options.mpi]
+    launcher += ["--max-restarts", str(options.max_restarts)] if options.max_restarts else []
     environment = {"PATH": str(Path(sys.executable).parent)}
     environment |= {name: os.environ[name] for name in ("PYTHONPATH",) if os.environ.get(name)}
     return Request(
@@ -128,6 +133,13 @@ def add_parser(commands: Any) -> None:
         choices=("auto", "openmpi", "mpich", "intelmpi", "srun"),
         default="auto",
         help="as for `launch run` (default: %(default)s)",
+    )
+    job.add_argument(
+        "--max-restarts",
+        type=_number,
+        default=0,
+        metavar="N",
+        help="start again within the job after a failure, as for `launch run` (default: %(default)s)",
     )
 
 

@@ -126,11 +126,14 @@ class Slurm:
             if (job["JobState"], job["Restarts"]) == (state, str(restarts)):
                 return job
             if job["JobState"] in ENDED or time.monotonic() > deadline:
-                raise ClusterError(f"job {number} is to be {state} after {restarts} restarts, but is {job}")
+                logs = "\n".join(log.read_text() for log in sorted(self.folder.glob("slurm*.log")))
+                raise ClusterError(f"job {number} is to be {state} after {restarts} restarts, but is {job}\n{logs}")
             time.sleep(0.1)
 
     def release(self, number: int) -> None:
-        """Start a job at once that was queued again: Slurm lets it wait two minutes."""
+        """Start a job that was queued again as soon as its first run is gone from the hosts, not after two minutes."""
+        wait_until(lambda: self._is_idle() and not self.left(), "the end of the job's first run")
+        time.sleep(1)  # slurmd refuses a job whose credential is of the second in which it ended that job
         self.command("scontrol", "update", f"JobId={number}", "StartTime=now")
 
     def left(self) -> list[str]:
@@ -171,13 +174,14 @@ class Slurm:
         return self.cluster.exec(host, command, cwd, environment=variables)
 
     def _is_idle(self) -> bool:
-        idle = self.cluster.exec(
+        # One line for each host. A host that still cleans up after a job is "completing", and idle for --states.
+        states = self.cluster.exec(
             1,
-            ["sinfo", "--noheader", "--states=idle", "--format=%D"],
+            ["sinfo", "--noheader", "--Node", "--format=%T"],
             environment={"SLURM_CONF": str(self.folder / "slurm.conf")},
             check=False,
         )
-        return idle.stdout.strip() == str(self.cluster.hosts)
+        return states.stdout.split() == ["idle"] * self.cluster.hosts
 
     def _stop(self) -> None:
         self.cluster.kill_jobs()

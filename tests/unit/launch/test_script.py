@@ -163,9 +163,9 @@ def test_lsf_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_script_runs_the_launcher_by_this_python(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    text = printed(f"{name} {RESOURCES} --mpi openmpi -- --output.name mine --train.epochs 3", capsys)
-    command = f"{sys.executable} -m launch run -n 8 --threads 8 --mpi openmpi -- --output.name mine --train.epochs 3"
-    assert f"{command} --resume auto &\n" in text
+    text = printed(f"{name} {RESOURCES} --mpi openmpi --max-restarts 2 -- --output.name mine --train.epochs 3", capsys)
+    launcher = f"{sys.executable} -m launch run -n 8 --threads 8 --mpi openmpi --max-restarts 2"
+    assert f"{launcher} -- --output.name mine --train.epochs 3 --resume auto &\n" in text
     assert f"export PATH={Path(sys.executable).parent}:" in text
     assert f"cd {Path.cwd()} || exit\n" in text
     assert subprocess.run(["bash", "-n"], input=text, text=True, check=False).returncode == 0
@@ -224,7 +224,9 @@ def test_long_times(capsys: pytest.CaptureFixture[str]) -> None:
         ("--directive 'exclusive'", "'exclusive'"),
         ("'--directive=--x\nrm -rf /'", "rm"),
         ("--mpi lam", "'lam'"),
+        ("--max-restarts x", "'x'"),
         ("-- --threads 4", "--threads"),
+        ("-- --config nowhere.toml", "nowhere.toml"),
         ("-- --resume runs/a/checkpoints/step-00000005.safetensors", "step-00000005"),
     ],
 )
