@@ -260,6 +260,9 @@ def _killed(death: Death, evidence: Evidence) -> str:
     rank = death.rank
     if rank is None and death.pid is not None and evidence.heartbeats:
         rank = evidence.heartbeats.rank_of(death.pid, death.host)
+    there = [rank for rank, host in enumerate(evidence.hosts) if same_host(host, death.host)]
+    if rank is None and len(there) == 1:
+        rank = there[0]
     who = f"a rank (process {death.pid})" if rank is None else f"rank {rank}"
     at = evidence.step([rank] if rank is not None else ())
     hint = " (out of memory? see `dmesg` there)" if death.signal == signal.SIGKILL else ""
