@@ -57,7 +57,8 @@ SRUN_ENDS = {
     "Aborted": signal.SIGABRT,
 }
 SRUN_NODE = re.compile(r"srun: error: .*[Nn]ode failure on (?P<host>\S+)")
-LOST_DAEMON = re.compile(r"Remote daemon: .* on node (?P<host>\S+)")
+LOST_DAEMON = re.compile(r"^\s*Remote (?:daemon: .* on node|host:)\s+(?P<host>\S+)")
+"""Open MPI, of a daemon whose connection broke, and of one whose ssh ended."""
 
 
 @dataclass(frozen=True)
@@ -259,6 +260,9 @@ def _killed(death: Death, evidence: Evidence) -> str:
     rank = death.rank
     if rank is None and death.pid is not None and evidence.heartbeats:
         rank = evidence.heartbeats.rank_of(death.pid, death.host)
+    there = [rank for rank, host in enumerate(evidence.hosts) if same_host(host, death.host)]
+    if rank is None and len(there) == 1:
+        rank = there[0]
     who = f"a rank (process {death.pid})" if rank is None else f"rank {rank}"
     at = evidence.step([rank] if rank is not None else ())
     hint = " (out of memory? see `dmesg` there)" if death.signal == signal.SIGKILL else ""
@@ -268,8 +272,10 @@ def _killed(death: Death, evidence: Evidence) -> str:
 def _unexplained(evidence: Evidence) -> str:
     code = evidence.ended.code
     words = f"; its own words are in {evidence.logs / 'launcher.log'}" if evidence.logs else ""
+    if evidence.ended.killed_by is not None:
+        return f"error: mpirun was killed by {signal.Signals(evidence.ended.killed_by).name} {evidence.step()}"
     if code - 128 in CRASHES:
-        return f"error: a rank or mpirun was killed by {signal.Signals(code - 128).name} {evidence.step()}{words}"
+        return f"error: a rank was killed by {signal.Signals(code - 128).name} {evidence.step()}{words}"
     if code == 0:
         return (
             f"error: mpirun ended with exit code 0, but the run has not come to its end: it stopped {evidence.step()}"

@@ -51,6 +51,7 @@ class Starts:
         """
         self.request, self.launcher, self.program = request, launcher, list(program)
         self._keeps_log, self._heartbeat_s, self._show = keeps_log, heartbeat_s, show
+        self._lost: set[Host] = set()
         self._deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
 
     def start(self, arguments: Sequence[str]) -> Ended:
@@ -77,7 +78,7 @@ class Starts:
             if job.hostfile is not None:
                 job.hostfile.write_text(job.hostfile_text, encoding="utf-8")
             left_s = self._deadline - time.monotonic()
-            return supervision.watch(
+            ended = supervision.watch(
                 job.command,
                 {**os.environ, **job.environment},
                 [(place.host, place.ranks) for place in job.plan.hosts],
@@ -86,6 +87,8 @@ class Starts:
                 # Those that have told of themselves: a batch system's hosts may take no commands through ssh.
                 reachable=[place.host for place in job.plan.hosts if place.available.machine],
             )
+        self._lost = {host for host in self.request.hosts if host.name in supervision.unreachable}
+        return ended
 
     def leave_out_dead(self, alive: Callable[[Sequence[Host]], Sequence[Host]] | None = None) -> Change:
         """Ask all hosts whether they are there, and start on the others no more; with fewer ranks if need be.
@@ -96,7 +99,7 @@ class Starts:
         hosts = self.request.hosts
         if all(map(is_local, hosts)):
             return Change()
-        there = tuple((alive or answering)(hosts))
+        there = tuple((alive or answering)([host for host in hosts if host not in self._lost]))
         dead = [host for host in hosts if host not in there]
         if not dead or (self.request.is_allocated and all(map(is_local, there))):
             return Change()  # a batch system's hosts may take no commands through ssh at all

@@ -47,6 +47,8 @@ class Ended:
     """The first signal that asked for the end."""
     timed_out: bool = False
     """Whether its time was over."""
+    killed_by: int | None = None
+    """The signal that ended mpirun itself, if one did."""
 
 
 class Monitor(Protocol):
@@ -228,7 +230,8 @@ class _Job:
         code = self.code if self.code >= 0 else 128 - self.code
         if self.stopped_by is not None and code not in (0, EXIT_RESUMABLE):
             code = 128 + self.stopped_by
-        return Ended(code, self.was_signalled, self.stopped_by, self.timed_out)
+        killed_by = -self.code if self.code < 0 else None
+        return Ended(code, self.was_signalled, self.stopped_by, self.timed_out, killed_by)
 
 
 @contextlib.contextmanager

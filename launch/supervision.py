@@ -59,6 +59,8 @@ class Supervision:
         """
         self.flavour = flavour
         self.token = secrets.token_hex(16)
+        self.unreachable: list[str] = []
+        """Hosts that did not answer when what was left there was to be ended."""
         self._expects_log = expects_log
         self._log = RunLog(run)
         self._screen, self._logs = Screen(), Logs(run)
@@ -126,6 +128,7 @@ class Supervision:
             ended = watch(command, marked, checkpoint_s=checkpoint_s, timeout_s=timeout_s, monitor=self)
             events = self._log.events()
             self._logs.write()
+            self._end_everywhere(ended, events, reachable)
             verdict = judge(
                 Evidence(
                     ended=ended,
@@ -134,7 +137,7 @@ class Supervision:
                     blocks=list(self._output.blocks.values()),
                     words=self._words,
                     silence=self._silence,
-                    unreachable=self._end_everywhere(ended, events, reachable),
+                    unreachable=self.unreachable,
                     hosts=hosts,
                     heartbeats=self._heartbeats,
                     gone=self._heartbeats.gone if self._heartbeats else (),
@@ -186,13 +189,13 @@ class Supervision:
             self._silence, self._has_failed = message, True
             self._fail(0.0)  # mpirun has not noticed, and will not
 
-    def _end_everywhere(self, ended: Ended, events: Sequence[Mapping[str, object]], hosts: Sequence[Host]) -> list[str]:
-        """End what is left on any host, unless all has ended in order; the hosts that do not answer."""
+    def _end_everywhere(self, ended: Ended, events: Sequence[Mapping[str, object]], hosts: Sequence[Host]) -> None:
+        """End what is left on any host, unless all has ended in order."""
         is_done = events[-1].get("event") == "end" if events else not self._expects_log and ended.code == 0
         if not self._silence and (is_done or ended.code in IN_ORDER) and not self._words.tell_of_failure:
-            return []
+            return
         cleanup.end_job(self.token)
         others = [host for host in hosts if not is_local(host)]
         program = Path(cleanup.__file__).read_text(encoding="utf-8")
         answers = run_on(others, [sys.executable, "-", self.token], CLEANUP_S, program)
-        return [answer.host.name for answer in answers if answer.code in (None, NO_SSH)]
+        self.unreachable = [answer.host.name for answer in answers if answer.code in (None, NO_SSH)]

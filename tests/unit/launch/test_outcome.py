@@ -78,9 +78,11 @@ def test_a_killed_rank_is_named_with_its_host_and_step(flavour: str, heartbeats:
     assert said.text == "error: rank 3 on node3 was killed by SIGKILL at step 117 (out of memory? see `dmesg` there)"
 
 
-def test_without_heartbeats_the_process_is_named(heartbeats: Heartbeats) -> None:
+def test_without_heartbeats_the_process_is_named_unless_it_was_alone_on_its_host() -> None:
     said = verdict(255, CUT, words=words(WORDS["MPICH"]))
-    assert said.text.startswith("error: a rank (process 103) on node3 was killed by SIGKILL at step 90")
+    assert said.text.startswith("error: rank 3 on node3 was killed by SIGKILL at step 90")
+    said = verdict(255, CUT, words=words(WORDS["MPICH"].replace("node3", "node1")))
+    assert said.text.startswith("error: a rank (process 103) on node1 was killed by SIGKILL at step 90")
 
 
 @pytest.mark.parametrize("code", [1, 2, 3, 4, 75])

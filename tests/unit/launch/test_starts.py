@@ -40,6 +40,12 @@ def test_dead_hosts_are_left_out(ranks: int, hosts: list[Host], alive: list[Host
     assert list(of.request.hosts) == (alive or hosts)
 
 
+def test_a_host_that_was_just_found_to_be_gone_is_not_asked_again() -> None:
+    of = starts(4, [N1, N2, N3])
+    of._lost = {N3}
+    assert of.leave_out_dead(lambda asked: asked) == Change(" without node3", "4 ranks on node1, node2")
+
+
 def test_on_this_host_alone_nobody_is_asked() -> None:
     assert starts(2, []).leave_out_dead(lambda _: pytest.fail("asked")) == Change()
 

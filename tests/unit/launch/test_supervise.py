@@ -114,7 +114,7 @@ def test_with_time_for_a_checkpoint_sigterm_arrives_as_sigusr1() -> None:
 def test_what_outlasts_the_time_for_a_checkpoint_is_killed() -> None:
     stubborn = f"trap '' USR1; kill -TERM {os.getpid()}; while :; do sleep 0.1; done"
     ended = supervise.watch(["sh", "-c", stubborn], os.environ, grace_s=0.1, checkpoint_s=0.2)
-    assert ended == Ended(143, True, signal.SIGTERM)
+    assert ended == Ended(143, True, signal.SIGTERM, killed_by=signal.SIGKILL)
 
 
 def test_the_second_signal_kills_at_once() -> None:
@@ -149,7 +149,7 @@ def test_a_process_that_keeps_the_pipe_open_does_not_keep_the_launcher(tmp_path:
 
 def test_after_a_failure_mpirun_is_killed_when_its_time_is_over() -> None:
     ended = supervise.watch(["sh", "-c", "echo fail; sleep 300"], os.environ, monitor=Listener())
-    assert ended == Ended(128 + signal.SIGKILL, was_signalled=False)
+    assert ended == Ended(128 + signal.SIGKILL, was_signalled=False, killed_by=signal.SIGKILL)
 
 
 def test_when_the_time_is_over_the_job_may_write_a_checkpoint() -> None:
