@@ -175,3 +175,13 @@ def test_every_collective_of_a_run_is_announced(announced: World, mpi_tmp_path: 
     # All ranks have counted the same.
     assert len(set(announced.all_gather(announced.activity.last.sequence, "count"))) == 1
     assert announced.activity.step == trainer.total_steps
+
+
+def test_nodes_of_different_sizes_count_alike(last: int) -> None:
+    """The last rank is alone on its node, and shares with nobody there."""
+    world = World()
+    world.node = world.comm.Split(color=int(world.rank == last))
+    world.local_rank, world.local_size = world.node.rank, world.node.size
+    world.share_on_node(lambda: np.zeros(3))
+    counts = world.all_gather(world.activity.last.sequence, "counts")
+    assert len(set(counts)) == 1
