@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 stagger(error.rank)
                 print_error(str(error))
             return EXIT_USER_ERROR
-        abort.all_ranks, signals.abort = world.abort, abort
+        signals.abort = abort
         with _watch(world, abort) as watchdog:
             given = sys.argv[1:] if arguments is None else arguments
             code = _exit_code(world, lambda: _run(world, signals, watchdog, given, started))

@@ -87,29 +87,28 @@ class Abort:
     """Ends the run: `abort(code)` from any thread.
 
     Attributes:
-        all_ranks: ends every rank; None before MPI has started.
         begun: whether an end is certain by now.
     """
 
     def __init__(self) -> None:
-        """Nothing to end yet but this process."""
-        self.all_ranks: Callable[[int], object] | None = None
+        """Nothing ends yet."""
         self.begun = False
 
     def __call__(self, code: int) -> None:
-        """End every rank with an exit code, and this one in any case; does not return."""
+        """End every rank with an exit code, and this one in any case; does not return.
+
+        MPI is started for it where it has not been: MPICH's mpirun takes no notice of a rank that ends before, for
+        which the others then wait in MPI's start.
+        """
         self.within(ABORT_S, code)
-        # MPICH's mpirun takes no notice of a rank that ends before it has started MPI, for which the others wait: so it
-        # must start it first.
-        abort = self.all_ranks or (mpi.abort_all() if environment.is_launched() else None)
-        if abort is not None:
-            abort(code)
+        if environment.is_launched() or mpi.is_started():
+            mpi.abort_all(code)
         os._exit(code)
 
     def within(self, seconds: float, code: int) -> None:
         """End this process with a code in so many seconds at the latest, whatever its threads do meanwhile.
 
-        The code is 1 if one of them keeps Python's lock (GIL) until a second later, as mpi4py's `Abort` does.
+        The code is 1 if one of them keeps Python's lock (GIL) until a second later, as MPI's abort does.
         """
         self.begun = True
         timer = threading.Timer(seconds, os._exit, [code])
@@ -165,10 +164,9 @@ def leave(code: int) -> NoReturn:
 
     Python itself waits for every thread that is no daemon, before it lets MPI end.
     """
-    mpi = sys.modules.get("mpi4py.MPI")
-    if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized():
+    if mpi.is_started():
         faulthandler.dump_traceback_later(FINALIZE_S, exit=True, file=STDERR)
-        mpi.Finalize()
+        mpi.finish()
         faulthandler.cancel_dump_traceback_later()
     if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
         sys.stdout.flush()

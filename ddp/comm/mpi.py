@@ -1,4 +1,4 @@
-"""Starts MPI in a way that lets this process's other threads live on meanwhile.
+"""Starts MPI in a way that lets this process's other threads live on meanwhile, and ends it.
 
 mpi4py starts it when it is imported, and keeps Python's lock (GIL) until all ranks have come: no heartbeat, no
 time-out, no signal is heeded then. Called by ctypes, the library's own function does the same without the lock.
@@ -7,8 +7,8 @@ time-out, no signal is heeded then. Called by ctypes, the library's own function
 from __future__ import annotations
 
 import ctypes
+import sys
 import threading
-from collections.abc import Callable
 
 _begun = threading.Lock()
 
@@ -36,11 +36,28 @@ def start() -> None:
         comm.Set_errhandler(MPI.ERRORS_RETURN)  # as mpi4py does: errors become exceptions
 
 
-def abort_all() -> Callable[[int], object] | None:
-    """What ends all ranks; None if there is no MPI, or it is just being started."""
+def is_started() -> bool:
+    """Whether MPI runs in this process; does not load it."""
+    mpi = sys.modules.get("mpi4py.MPI")
+    return mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized()
+
+
+def finish() -> None:
+    """End MPI on this rank, which waits for the others to do so too."""
+    from mpi4py import MPI
+
+    MPI.Finalize()
+
+
+def abort_all(code: int) -> None:
+    """End every rank with an exit code; returns if there is no MPI, or if it is just being started.
+
+    Keeps Python's lock, as no thread should go on while the library ends this process.
+    """
     try:
         start()
         from mpi4py import MPI
     except Exception:  # whatever it is, the run is failing for another reason
-        return None
-    return MPI.COMM_WORLD.Abort if MPI.Is_initialized() else None
+        return
+    if is_started():
+        MPI.COMM_WORLD.Abort(code)

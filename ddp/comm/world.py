@@ -234,10 +234,6 @@ class World:
         with self.collective("threads of a rank"):
             return int(self.node.allreduce(min(fair, environment.available_cores()), op=MPI.MIN))
 
-    def abort(self, code: int) -> None:
-        """End every rank of the run at once with an exit code."""
-        self.comm.Abort(code)
-
 
 def _sleep_until_all_arrive(comm: MPI.Comm) -> None:
     """A barrier that polls: 7 ranks spinning on 2 cores would take most of them from the rank that works."""

@@ -66,21 +66,24 @@ def hang(world: World, sleeper: int) -> list[tuple[list[int], bool]]:
     return world.all_gather((abort.codes, abort.expected), "how each was to end")
 
 
-def test_the_rank_that_does_not_come_is_named_once(last: int, world: World, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_rank_that_does_not_come_is_named_once(
+    last: int, world: World, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(world.activity, "step", 6 if world.rank == last else 7)
     assert hang(world, last) == [([4], False)] + [([], True)] * (world.size - 1)
     reports = world.all_gather(capfd.readouterr().err, "reports")
     assert set(reports[1:]) == {""}
     first, *lines = reports[0].splitlines()
     host = re.escape(world.activity.host)
     assert re.fullmatch(
-        rf"error: before the first step: planted meeting \(collective \d+, 0 bytes\) did not finish within 0\.5 s:"
+        rf"error: step 7: planted meeting \(collective \d+, 0 bytes\) did not finish within 0\.5 s:"
         rf" rank {last} on {host} did not arrive",
         first,
     )
     where = r"test_watchdog\.py:\d+ sleep < test_watchdog\.py:\d+ hang < "
-    assert re.match(rf"  rank {last} on {host}: before the first step, in no collective, .*: {where}", lines[0])
+    assert re.match(rf"  rank {last} on {host}: step 6, in no collective, .*: {where}", lines[0])
     for rank, line in enumerate(lines[1 : world.size]):
-        assert re.match(rf"  rank {rank} on {host}: before the first step, in planted meeting .* for \d\.\d s: ", line)
+        assert re.match(rf"  rank {rank} on {host}: step 7, in planted meeting .* for \d\.\d s: ", line)
     assert reports[0].count("self.comm.Barrier()") == 1  # the stacks of those that wait are alike
     assert reports[0].count("time.sleep(0.05)") == 1
 
@@ -175,3 +178,13 @@ def test_every_collective_of_a_run_is_announced(announced: World, mpi_tmp_path: 
     # All ranks have counted the same.
     assert len(set(announced.all_gather(announced.activity.last.sequence, "count"))) == 1
     assert announced.activity.step == trainer.total_steps
+
+
+def test_nodes_of_different_sizes_count_alike(last: int) -> None:
+    """The last rank is alone on its node, and shares with nobody there."""
+    world = World()
+    world.node = world.comm.Split(color=int(world.rank == last))
+    world.local_rank, world.local_size = world.node.rank, world.node.size
+    world.share_on_node(lambda: np.zeros(3))
+    counts = world.all_gather(world.activity.last.sequence, "counts")
+    assert len(set(counts)) == 1
