@@ -83,7 +83,7 @@ FAULTS = {
         "kill -9 of mpirun",
         "the launcher",
         EXIT_FAILURE,
-        r"error: .*mpirun was killed by SIGKILL.*",
+        r"error: mpirun was killed by SIGKILL.*",
     ),
     "launcher killed": Fault(
         "kill -9 of the launcher",
@@ -104,7 +104,7 @@ FAULTS = {
         "nothing: the job goes on to its end, the bits are right",
         0,
         r"Connection to node2 closed by remote host\.",
-        end_s=60,
+        end_s=120,
         mpis=("mpich",),
     ),
     "link down": Fault(
@@ -125,7 +125,7 @@ FAULTS = {
         "the launcher starts it again without the host, the bits are right",
         0,
         r"restart 1 of 1 .*node3.*",
-        end_s=60,
+        end_s=120,
     ),
     "host silent": Fault(
         "a host does not answer at launch",
