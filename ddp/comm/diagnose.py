@@ -2,7 +2,7 @@
 
 Each stage ends with one line of MARK and a JSON object, of rank 0 but for the first: so whatever hangs or fails, what
 was found before is told. After SECONDS every rank ends itself, wherever it waits, on a host that the launcher may no
-longer reach. With a second argument `start` the ranks only tell where they are, without MPI.
+longer reach. With a second argument `start` the ranks only tell where they are, and their BLAS, without MPI.
 """
 
 from __future__ import annotations
@@ -34,10 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     limit_s, *only = sys.argv[1:] if arguments is None else arguments
     signal.alarm(int(limit_s))  # its default action ends the process even inside of an MPI call
     environment.prepare()
-    cores = sorted(os.sched_getaffinity(0))
-    _say("started", rank=environment.launched_rank(), host=os.uname().nodename, cores=cores)
+    place = {"rank": environment.launched_rank(), "host": os.uname().nodename, "cores": sorted(os.sched_getaffinity(0))}
     if only == ["start"]:
+        _say("started", **place, blas_threads=_blas_threads(), variables=_thread_variables())
         return 0
+    _say("started", **place)
     blas_threads = _blas_threads()
     try:
         from ddp.comm.world import World
@@ -81,6 +82,10 @@ def _blas_threads() -> int:
     return len(_tasks()) - before + 1
 
 
+def _thread_variables() -> dict[str, str]:
+    return {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ}
+
+
 def _rank_facts(world: World, blas_threads: int) -> dict[str, Any]:
     return {
         "rank": world.rank,
@@ -88,7 +93,7 @@ def _rank_facts(world: World, blas_threads: int) -> dict[str, Any]:
         "node_rank": world.node_rank,
         "cores": sorted(os.sched_getaffinity(0)),
         "blas_threads": blas_threads,
-        "variables": {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
+        "variables": _thread_variables(),
         "mpi_library": world.mpi_library(),
     }
 

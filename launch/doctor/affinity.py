@@ -61,13 +61,24 @@ def check_plain_mpirun(
         return [not_made(check, f"it says {diagnosis.captured.last_words}", "use python -m launch run")]
     problem = _problem(ranks, threads, {rank["host"]: own_cores for rank in ranks})
     if not problem:
-        return [Finding(check, "ok", _in_words(ranks, threads))]
+        return [_plain_blas(ranks, threads, own_cores) or Finding(check, "ok", _in_words(ranks, threads))]
     blamed = set_by_user(environment)
     state: State = "error" if blamed else "warning"  # its own default is no one's mistake, and the launcher's is better
     unset = f"unset {' '.join(blamed)}, or " if blamed else ""
     unbound = " ".join([*flavour.unbound, *(f"{name}={value}" for name, value in flavour.unbound_environment.items())])
     fix = f"{unset}mpirun {unbound}, or python -m launch run, which sees to it"
     return [Finding(check, state, f"binds: {problem}", fix, {"variables": blamed})]
+
+
+def _plain_blas(ranks: Sequence[Rank], threads: int, own_cores: int) -> Finding | None:
+    """BLAS threads that the user asks for: the kernels need none, and those that wait spin."""
+    blas = max(rank["blas_threads"] for rank in ranks)
+    if blas == 1 or len(ranks) * blas * threads <= own_cores:
+        return None
+    asked = ranks[0]["variables"].items()
+    names = [name for name, value in asked if name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS") and value != "1"]
+    measured = f"{count(len(ranks), 'rank')} x {blas} threads of BLAS x {threads} on {count(own_cores, 'core')}"
+    return Finding("plain mpirun", "warning", measured, f"unset {' '.join(names)}, or use python -m launch run")
 
 
 def _problem(ranks: Sequence[Rank], threads: int, cores: Mapping[str, int]) -> str:

@@ -7,7 +7,8 @@ all of them see the same directory. The names are new, so that no network file s
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from launch.doctor.hosts import Visit
 from launch.ssh import run_on
 
 CHECK = "directory"
+TIMEOUT_S = 30.0
 FIX = "give a directory that every host can write to and mounts at the same path: --directory, as --output.dir of a run"
 
 
@@ -27,22 +29,45 @@ def prepared(directory: Path, token: str, num_hosts: int) -> Iterator[str]:
 
     Afterwards nothing is left of it, neither files nor a directory that was not there before.
     """
-    made = [path for path in (directory, *directory.parents) if not path.exists()]
-    problem = ""
-    try:
+    made: list[Path] = []
+
+    def make() -> None:
+        made.extend(path for path in (directory, *directory.parents) if not path.exists())
         directory.mkdir(parents=True, exist_ok=True)
         write_synced(token_file(directory, token), token)
-    except OSError as error:
-        problem = error.strerror or str(error)
-    try:
-        yield problem
-    finally:
+
+    def remove() -> None:
         for path in (token_file(directory, token), *(own_file(directory, token, n) for n in range(num_hosts))):
             with contextlib.suppress(OSError):
                 path.unlink()
         for path in made:
             with contextlib.suppress(OSError):  # another's by now
                 path.rmdir()
+
+    try:
+        yield in_time(make)
+    finally:
+        in_time(remove)
+
+
+def in_time(action: Callable[[], None]) -> str:
+    """Do something with files; what went wrong, or nothing.
+
+    Whoever asks a file server that is gone waits for ever, and cannot be killed: a thread that is left behind.
+    """
+    problems = [f"no answer within {TIMEOUT_S:g} s"]
+
+    def act() -> None:
+        try:
+            action()
+            problems[0] = ""
+        except OSError as error:
+            problems[0] = error.strerror or str(error)
+
+    thread = threading.Thread(target=act, daemon=True)
+    thread.start()
+    thread.join(TIMEOUT_S)
+    return problems[0]
 
 
 def check_directory(directory: Path, token: str, problem: str, visits: Sequence[Visit]) -> list[Finding]:

@@ -59,11 +59,14 @@ def slow_links(links: Sequence[Link]) -> list[str]:
 
 
 def _usual(links: Sequence[Link]) -> str:
-    text = _speed(median(link["latency_s"] for link in links), median(link["bytes_per_s"] for link in links))
-    if len(links) > 1:
-        return f"{text}: median of {len(links)} pairs of hosts"
-    (first, second), ranks = links[0]["hosts"], links[0]["ranks"]
-    return f"{text}: " + (f"ranks {ranks[0]} and {ranks[1]} on {first}" if first == second else f"{first} - {second}")
+    if len(links) == 1:
+        (first, second), ranks = links[0]["hosts"], links[0]["ranks"]
+        where = f"ranks {ranks[0]} and {ranks[1]} on {first}" if first == second else f"{first} - {second}"
+        return f"{_speed(links[0]['latency_s'], links[0]['bytes_per_s'])}: {where}"
+    usual = _speed(median(link["latency_s"] for link in links), median(link["bytes_per_s"] for link in links))
+    last = min(links, key=lambda link: float(link["bytes_per_s"]))
+    slowest = f"{' - '.join(last['hosts'])} ({_speed(last['latency_s'], last['bytes_per_s'])})"
+    return f"{usual}: median of {len(links)} pairs of hosts; the slowest is {slowest}"
 
 
 def _speed(latency_s: float, bytes_per_s: float) -> str:

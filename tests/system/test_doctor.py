@@ -124,6 +124,17 @@ def test_threads_bound_by_openmp(doctor: Doctor) -> None:
     assert "GOMP_CPU_AFFINITY" in report["affinity"]["fix"]
 
 
+def test_threads_of_blas_that_the_user_asks_for(doctor: Doctor, flavour: Flavour) -> None:
+    cores = len(os.sched_getaffinity(0))
+    needs_two_cores()
+    if flavour is not MPICH:
+        pytest.skip("this MPI gives each rank one core, and so BLAS one thread")
+    report = doctor("-n", "2", "--threads", "1", OPENBLAS_NUM_THREADS=str(cores))
+    assert report["plain mpirun"]["state"] == "warning"
+    assert "OPENBLAS_NUM_THREADS" in report["plain mpirun"]["fix"]
+    assert report["threads"]["measured"].startswith("2 ranks x 1 of BLAS")  # the launcher sets it
+
+
 def test_an_unsafe_threading_layer(doctor: Doctor) -> None:
     report = doctor("-n", "1", NUMBA_THREADING_LAYER="workqueue")
     assert report["threading layer"]["state"] == "warning"

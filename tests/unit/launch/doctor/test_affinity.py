@@ -12,7 +12,7 @@ from launch.flavours import OPENMPI_5
 
 
 def rank(number: int, host: str, *cores: int) -> dict[str, Any]:
-    return {"rank": number, "host": host, "cores": list(cores)}
+    return {"rank": number, "host": host, "cores": list(cores), "blas_threads": 1, "variables": {}}
 
 
 def launched(*ranks: dict[str, Any], kernels: list[dict[str, Any]] | None = None) -> Diagnosis:
@@ -99,3 +99,15 @@ def test_a_plain_mpirun_that_starts_nothing() -> None:
     (finding,) = check_plain_mpirun(Diagnosis(captured), 1, 4, {}, OPENMPI_5)
     assert finding.state == "warning"
     assert "not enough slots" in finding.measured
+
+
+def test_a_plain_mpirun_with_threads_of_blas() -> None:
+    ranks = [rank(0, "a", 0, 1, 2, 3), rank(1, "a", 0, 1, 2, 3)]
+    for one in ranks:
+        one.update(
+            blas_threads=4, variables={"NUMBA_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "4", "MKL_NUM_THREADS": "1"}
+        )
+    finding = plain(1, *ranks)
+    assert (finding.state, finding.measured) == ("warning", "2 ranks x 4 threads of BLAS x 1 on 4 cores")
+    assert finding.fix.startswith("unset OPENBLAS_NUM_THREADS, or")
+    assert plain(1, ranks[0]).state == "ok"

@@ -29,7 +29,7 @@ CHECKS = [
 RANK = {"rank": 0, "host": "a", "cores": [0], "blas_threads": 1, "variables": {}}
 KERNELS = {"threading_layer": "omp", "threads": 1, "pool": 1, "cores": [0], "loaded": {}, "peak_gflops": 9.0}
 STAGES: list[dict[str, Any]] = [
-    {"stage": "started", "rank": 0, "host": "a", "cores": [0]},
+    {"stage": "started", **RANK},
     {"stage": "world", "size": 1, "hosts": 1},
     {"stage": "ranks", "ranks": [RANK]},
     {"stage": "kernels", "ranks": [{**RANK, **KERNELS}]},

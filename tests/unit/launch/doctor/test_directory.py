@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -107,3 +108,15 @@ def test_what_hosts_left_elsewhere_is_removed(tmp_path: Path, monkeypatch: pytes
     visits = ask(tmp_path / "runs", tmp_path / "other", tmp_path / "absent")
     directory.remove_elsewhere(tmp_path / "runs", TOKEN, visits)
     assert removed == [([Host("node1")], ["rm", "-f", str(own_file(tmp_path / "runs", TOKEN, 1))])]
+
+
+def test_a_file_server_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    back = threading.Event()
+    monkeypatch.setattr(directory, "TIMEOUT_S", 0.1)
+    monkeypatch.setattr(directory, "write_synced", lambda _path, _text: back.wait())
+    try:
+        (finding,) = check(tmp_path)
+    finally:
+        back.set()
+    assert finding.state == "error"
+    assert finding.measured.endswith("on this host: no answer within 0.1 s")

@@ -47,7 +47,10 @@ def check(found: list[dict[str, Any]]) -> tuple[str, str]:
 
 
 def test_in_words() -> None:
-    assert check(links("abc", {})) == ("ok", "20.0 us, 1 GB/s: median of 3 pairs of hosts")
+    assert check(links("abc", {})) == (
+        "ok",
+        "20.0 us, 1 GB/s: median of 3 pairs of hosts; the slowest is a - b (20.0 us, 1 GB/s)",
+    )
     assert check(links("ab", {})) == ("ok", "20.0 us, 1 GB/s: a - b")
     assert check(links("aa", {})) == ("ok", "20.0 us, 1 GB/s: ranks 0 and 1 on a")
     state, measured = check(links("abc", {"ab": (20e-6, 1e8)}))
