@@ -67,7 +67,8 @@ class World:
             raise WrongLauncherError(
                 f"{environment.launcher()} started {launched} processes but each is rank 0 of {self.size}: mpi4py"
                 f" loads {vendor} {'.'.join(map(str, version))} and the launcher belongs to another MPI (or, under"
-                " srun, speaks another PMI); use that library's own mpirun, as `python -m launch run -n P` does"
+                " srun, speaks another PMI; or a batch script starts Python without either); use that library's own"
+                " mpirun, as `python -m launch run -n P` does"
             )
 
     @property
