@@ -61,7 +61,8 @@ class World:
             raise WrongLauncherError(
                 f"{environment.launcher()} started {launched} processes but each is rank 0 of {self.size}: mpi4py"
                 f" loads {vendor} {'.'.join(map(str, version))} and the launcher belongs to another MPI (or, under"
-                " srun, speaks another PMI); use that library's own mpirun, as `python -m launch run -n P` does"
+                " srun, speaks another PMI; or a batch script starts Python without either); use that library's own"
+                " mpirun, as `python -m launch run -n P` does"
             )
 
     @property
@@ -150,10 +151,6 @@ class World:
         _sleep_until_all_arrive(self.node)
         if self.local_rank > 0:
             follow()
-        self.wait_for_all()
-
-    def wait_for_all(self) -> None:
-        """A barrier at which a waiting rank sleeps."""
         _sleep_until_all_arrive(self.comm)
 
     def any_rank(self, condition: bool) -> bool:
