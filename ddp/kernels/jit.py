@@ -44,10 +44,11 @@ MOST_THREADS: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-# What the compiler may do to floating-point arithmetic. `contract` allows fused multiply-add;
-# `reassoc` and `nsz` let a dot product be summed in vector lanes, in an order fixed at compile time.
-# Never nnan or ninf: a NaN or an infinity must survive to the check before the update.
-FASTMATH = {"contract", "reassoc", "nsz"}
+# No fast-math flag, so that the compiler has no choice: a process that compiles a kernel runs other machine code than
+# one that loads the kernel from the cache (Numba optimises the code of parallel regions once for the first, twice for
+# the second), and with `contract` and `reassoc` the two gave other bits. Where a fused multiply-add or sums in vector
+# lanes are wanted, the kernels say so themselves.
+FASTMATH = False
 
 
 def sources_digest() -> str:

@@ -9,12 +9,14 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from ddp.kernels.jit import kernel, prange
+from ddp.kernels.jit import inline, kernel, prange
 from ddp.kernels.types import Float32, Float64, GradientSum, Int64
 
-__all__ = ["make_blocks", "sgd_update"]
+__all__ = ["LANES", "make_blocks", "sgd_update"]
 
 BLOCK = 16384  # elements: 64 kB of each buffer
+LANES = 64
+"""Partial sums of a block's squares, each of every 64th element: the compiler may not make vectors of a single sum."""
 
 
 def make_blocks(slices: Iterable[slice]) -> Int64:
@@ -39,6 +41,23 @@ def make_blocks(slices: Iterable[slice]) -> Int64:
     return np.array(rows, np.int64).reshape(-1, 3)
 
 
+@inline
+def _sum_of_squares(x: GradientSum, lanes: Float64) -> float:
+    whole = x.size - x.size % LANES
+    for k in range(LANES):
+        lanes[k] = 0
+    for first in range(0, whole, LANES):
+        x_first = x[first : first + LANES]
+        for k in range(LANES):
+            lanes[k] += np.float64(x_first[k]) * np.float64(x_first[k])
+    total = 0.0
+    for k in range(LANES):
+        total += lanes[k]
+    for n in range(whole, x.size):
+        total += np.float64(x[n]) * np.float64(x[n])
+    return total
+
+
 @kernel
 def sgd_update(
     w: Float32,
@@ -50,6 +69,7 @@ def sgd_update(
     momentum: np.float32,
     nesterov: bool,
     weight_decay: np.float32,
+    lanes: Float64,
     squares: Float64,
 ) -> None:
     """Update w and v by one SGD step, in one pass in float32.
@@ -67,6 +87,7 @@ def sgd_update(
         momentum: 0 for none.
         nesterov: look ahead by one step of momentum.
         weight_decay: coefficient of the L2 penalty.
+        lanes: (M, LANES) float64, workspace.
         squares: (M,) float64, overwritten with each block's sum of g^2, in an order that no thread changes.
 
     Source: slide "Stochastic Gradient Descent", w = w - eta dL/dw; torch.optim.SGD with dampening 0.
@@ -74,11 +95,7 @@ def sgd_update(
     for m in prange(blocks.shape[0]):
         block, scale = slice(blocks[m, 0], blocks[m, 1]), scales[blocks[m, 2]]
         w_m, sums_m, v_m = w[block], sums[block], v[block]  # counted from 0: the compiler then uses vectors
-        total = 0.0
-        for n in range(w_m.size):
-            sum_n = np.float64(sums_m[n])
-            total += sum_n * sum_n
-        squares[m] = total * np.float64(scale) ** 2
+        squares[m] = _sum_of_squares(sums_m, lanes[m]) * np.float64(scale) ** 2
         for n in range(w_m.size):
             d = np.float32(sums_m[n]) * scale + weight_decay * w_m[n]
             if v.size > 0:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from ddp.kernels.types import Float32, GradientSum, Int64
-from ddp.kernels.update import make_blocks, sgd_update
+from ddp.kernels.update import LANES, make_blocks, sgd_update
 
 
 class SGD:
@@ -45,7 +45,8 @@ class SGD:
         self.factors = np.float32(momentum), nesterov, np.float32(weight_decay)
         velocity = np.zeros(parameters.size if momentum else 0, np.float32)
         self.state: dict[str, Float32] = {"momentum": velocity} if momentum else {}
-        self._velocity, self._squares = velocity, np.zeros(len(self.blocks))
+        self._velocity = velocity
+        self._lanes, self._squares = np.zeros((len(self.blocks), LANES)), np.zeros(len(self.blocks))
 
     def step(self, lr: float, scale: float | Float32) -> float:
         """Update the parameters in one pass.
@@ -67,4 +68,6 @@ class SGD:
         self._update(self.blocks[:0], np.float32(0), np.ones(self.num_tensors, np.float32))
 
     def _update(self, blocks: Int64, lr: np.float32, scales: Float32) -> None:
-        sgd_update(self.parameters, self.sums, self._velocity, blocks, scales, lr, *self.factors, self._squares)
+        sgd_update(
+            self.parameters, self.sums, self._velocity, blocks, scales, lr, *self.factors, self._lanes, self._squares
+        )

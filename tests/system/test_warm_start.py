@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.system.jobs import Start
+from tests.system.jobs import Start, records
 
 FEW = ("--train.steps", "3", "--model.hidden", "[16]")
 
@@ -24,6 +24,18 @@ def test_a_cold_start_of_many_ranks_and_then_a_warm_one(start: Start, tmp_path: 
     second = start(4, *FEW, "--output.name", "warm", cwd=tmp_path, NUMBA_CACHE_DIR=str(cache)).finish()
     assert second.code == 0, second.text
     assert compiled(cache) == kernels
+
+
+def test_compiled_and_loaded_kernels_compute_the_same_bits(start: Start, tmp_path: Path) -> None:
+    """Where the machine code differs, so do the roundings that the compiler was free to choose."""
+    update = ("--optimizer.weight_decay", "1e-2", "--optimizer.nesterov", "true")
+    runs = {}
+    for name in ("compiled", "loaded"):
+        cache = {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+        finished = start(1, *FEW, *update, "--output.name", name, cwd=tmp_path, **cache).finish()
+        assert finished.code == 0, finished.text
+        runs[name] = records(tmp_path / "runs" / name)[-1]["parameters_sha256"]
+    assert runs["compiled"] == runs["loaded"]
 
 
 def test_two_cold_jobs_at_once(start: Start, tmp_path: Path) -> None:

@@ -360,7 +360,8 @@ def sgd_update_case(draw):
     expected, magnitude = equations(*f64(w, g, v), lr), equations(*map(np.abs, f64(w, g, v)), -lr)
     momentum, nesterov, weight_decay = rest
     factors = np.float32(lr), np.float32(momentum), nesterov, np.float32(weight_decay)
-    update.sgd_update(w, g, v, blocks, np.full(2, scale, np.float32), *factors, squares)
+    lanes = np.full((len(blocks), update.LANES), np.nan)
+    update.sgd_update(w, g, v, blocks, np.full(2, scale, np.float32), *factors, lanes, squares)
     assert squares.sum() == pytest.approx(scale**2 * reference.sum_of_squares(f64(g)[0]), rel=1e-6)
     # Each term of the update is a product of at most five rounded factors, added in at most four steps.
     return [(a, e, 9 * U * m) for a, e, m in zip((w, v), expected, magnitude, strict=True)]

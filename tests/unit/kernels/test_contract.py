@@ -211,7 +211,10 @@ OTHERS = [
     (sum_shards, lambda: (f(BATCH), SHARDS, d(4))),
     (
         update.sgd_update,
-        lambda: (f(NUMBERS), f(NUMBERS), f(NUMBERS), BLOCKS, SCALE * f(2), SCALE, SCALE, True, SCALE, d(len(BLOCKS))),
+        lambda: (
+            *(f(NUMBERS), f(NUMBERS), f(NUMBERS), BLOCKS, SCALE * f(2), SCALE, SCALE, True, SCALE),
+            *(d(len(BLOCKS), update.LANES), d(len(BLOCKS))),
+        ),
     ),
 ]
 CALLS = [*BY_SAMPLE, *OVER_SAMPLES, *BATCHNORM, *OTHERS]
