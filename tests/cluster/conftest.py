@@ -14,13 +14,14 @@ import pytest
 
 from tests.cluster import failures
 from tests.cluster.cluster import Cluster
-from tests.cluster.failures import EXIT_FAILURE, FAULTS, Row
+from tests.cluster.failures import EXIT_FAILURE, FAULTS, SILENT, Row
 from tests.cluster.jobs import TRAIN, Bits, ClusterJob, Ends, Mpi, final_sha256, find_mpi
 from tests.cluster.requirements import missing
 from tests.system.jobs import Finished, Job
 
 HERE = Path(__file__).parent
 HOSTS = 4
+MPIRUNS_OWN = re.compile(r"BAD TERMINATION|prterun|MPI_ABORT|MPI_Abort|ARE_FATAL")
 DEMANDED = "DDP_REQUIRE_CLUSTER"
 """The variable of the environment that makes a failure of what would be skipped."""
 
@@ -99,15 +100,16 @@ def ends(mpi: Mpi, measured: list[Row]) -> Ends:
         assert mpi.option in fault.mpis
         finished = job.end(fault.limit_s - (time.monotonic() - since))
         seconds = time.monotonic() - since
-        assert finished.code == fault.code, finished.text
+        code = finished.code if finished.code >= 0 else 128 - finished.code
+        assert code == fault.code, finished.text
         said = finished.err.splitlines()
-        told = [line for line in said if re.fullmatch(fault.message, line)] or [failures.SILENT] * (
-            fault.message == failures.SILENT
-        )
+        told = [line for line in said if re.fullmatch(fault.message, line)]
+        told = [SILENT] if fault.message == SILENT else told
         assert len(told) == 1, finished.text
-        if fault.code == EXIT_FAILURE:
+        if code == EXIT_FAILURE:
             assert [line for line in said if line.startswith("error: ")] == told, finished.text
-        measured.append(Row(name, mpi.option, told[0], finished.code, seconds))
+            assert not MPIRUNS_OWN.search(finished.err.partition(told[0])[2]), finished.text
+        measured.append(Row(name, mpi.option, told[0], code, seconds))
         return finished
 
     return check

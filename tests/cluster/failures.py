@@ -27,6 +27,7 @@ class Fault:
     what: str
     ends_it: str
     code: int
+    """As a shell tells it."""
     message: str
     """A regular expression for the first line of the error, or of what is said in its place; or SILENT."""
     found_by: str = ""
@@ -88,7 +89,7 @@ FAULTS = {
     "launcher killed": Fault(
         "kill -9 of the launcher",
         "the ranks: no answer from the launcher",
-        -signal.SIGKILL,
+        128 + signal.SIGKILL,
         SILENT,
         found_by=HEARTBEAT,
     ),
@@ -182,8 +183,7 @@ class Row:
 
 def code(text: str) -> str:
     """As Markdown shows it literally within a table; it may have backquotes of its own."""
-    fence = "``" if "`" in text else "`"
-    return f"{fence}{text}{fence}".replace("|", "\\|")
+    return (f"`` {text} ``" if "`" in text else f"`{text}`").replace("|", "\\|")
 
 
 def render(rows: Iterable[Row]) -> str:
