@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from launch.flavours import Flavour
 from tests.system.jobs import ROOT, TRAIN
 
 HIDE_CURSOR, SHOW_CURSOR, ESCAPE = "\x1b[?25l", "\x1b[?25h", "\x1b"
@@ -61,14 +62,17 @@ def test_a_launched_rank_writes_plain_lines(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(120)
-def test_the_launcher_shows_the_live_bar_of_rank_0(tmp_path: Path) -> None:
+def test_the_launcher_shows_the_live_bar_of_rank_0(flavour: Flavour, tmp_path: Path) -> None:
     launch = [sys.executable, "-m", "launch", "run", "-n", "2", "--"]
     code, shown = on_terminal(tmp_path, "--train.epochs", "2", program=launch, COLUMNS="140")
     assert code == 0
-    assert HIDE_CURSOR in shown
-    assert shown.rindex(SHOW_CURSOR) > shown.rindex(HIDE_CURSOR)
     assert "test accuracy" in shown
     assert shown.count("done: 46 steps") == 1
+    if flavour.whole_lines:  # it would get no piece of a line before its end
+        assert ESCAPE not in shown
+        return
+    assert HIDE_CURSOR in shown
+    assert shown.rindex(SHOW_CURSOR) > shown.rindex(HIDE_CURSOR)
 
 
 @pytest.mark.timeout(120)
