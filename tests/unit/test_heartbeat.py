@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -16,7 +19,7 @@ import pytest
 
 from ddp.comm import heartbeat as module
 from ddp.comm.activity import Activity
-from ddp.comm.heartbeat import heartbeat
+from ddp.comm.heartbeat import end_daemon, heartbeat
 from tests.system.jobs import TRAIN, Job
 
 JOB = "0123abcd"
@@ -212,3 +215,18 @@ def test_a_trainer_whose_launcher_is_gone_ends(launcher: Launcher, tmp_path: Pat
         assert f": {GONE.format(2)}\n" in finished.err
     finally:
         job.kill()
+
+
+@pytest.mark.parametrize(("name", "is_ended"), [("prted", True), ("mpirun", False)])
+def test_the_daemon_of_a_rank_that_is_cut_off_ends_with_it(name: str, is_ended: bool, tmp_path: Path) -> None:
+    program = shutil.which("sleep")
+    assert program is not None
+    shutil.copy(program, tmp_path / name)
+    with subprocess.Popen([str(tmp_path / name), "300"]) as process:
+        end_daemon(process.pid)
+        if is_ended:
+            assert process.wait(10) == -signal.SIGKILL
+        else:
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(0.2)
+        process.kill()
