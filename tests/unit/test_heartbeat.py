@@ -223,10 +223,15 @@ def test_the_daemon_of_a_rank_that_is_cut_off_ends_with_it(name: str, is_ended: 
     assert program is not None
     shutil.copy(program, tmp_path / name)
     with subprocess.Popen([str(tmp_path / name), "300"]) as process:
-        end_daemon(process.pid)
-        if is_ended:
-            assert process.wait(10) == -signal.SIGKILL
-        else:
-            with pytest.raises(subprocess.TimeoutExpired):
-                process.wait(0.2)
-        process.kill()
+        try:
+            comm = Path(f"/proc/{process.pid}/comm")
+            while comm.read_text().strip() != name:  # the kernel names a process a moment after it has begun
+                time.sleep(0.01)
+            end_daemon(process.pid)
+            if is_ended:
+                assert process.wait(10) == -signal.SIGKILL
+            else:
+                with pytest.raises(subprocess.TimeoutExpired):
+                    process.wait(0.2)
+        finally:
+            process.kill()
