@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tomli_w
 
@@ -16,6 +17,7 @@ from ddp.checkpoint import (
     set_aside_later_checkpoints,
     write_atomically,
 )
+from ddp.comm import environment
 from ddp.config import Config, OutputConfig, to_dict
 
 METRICS = "metrics.jsonl"
@@ -68,7 +70,7 @@ def create_run_directory(config: Config, resume_step: int | None) -> RunDirector
         )
     try:
         run.checkpoints.mkdir(parents=True, exist_ok=True)
-        write_atomically(run.path / "config.toml", tomli_w.dumps(to_dict(config)).encode())
+        write_atomically(run.path / "config.toml", tomli_w.dumps(_repeatable(config)).encode())
         _cut_torn_line(run.metrics)
         if resume_step is not None:
             delete_unfinished(run.checkpoints)
@@ -79,6 +81,14 @@ def create_run_directory(config: Config, resume_step: int | None) -> RunDirector
             " choose a writable directory with --output.dir"
         ) from None
     return run
+
+
+def _repeatable(config: Config) -> dict[str, Any]:
+    """The configuration, without a name that its user has not given: a run that repeats this one needs another."""
+    content = to_dict(config)
+    if config.output.name == environment.chosen_name():
+        content["output"]["name"] = ""
+    return content
 
 
 def _cut_torn_line(metrics: Path) -> None:

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn, TextIO
 
@@ -21,7 +22,7 @@ from launch.outcome import EXIT_FAILURE
 from launch.restart import run_with_restarts
 from launch.starts import Starts
 from launch.supervise import EXIT_RESUMABLE
-from launch.trainer_arguments import option_values
+from launch.trainer_arguments import option_values, run_directory, with_run_name
 
 TRAINER = (sys.executable, "-m", "ddp.train")
 """What each rank runs: the trainer, in the Python that runs the launcher."""
@@ -71,6 +72,10 @@ def _run(options: argparse.Namespace, program: list[str], trainer: list[str], li
         sys.stdout.write(job.shell() + "\n")
         return 0
 
+    named = with_run_name(trainer)
+    if named != trainer:
+        chosen = {"DDP_CHOSEN_NAME": run_directory(named).name}
+        request = replace(request, variables={**chosen, **request.variables})
     starts = Starts(
         request,
         launcher,
@@ -80,7 +85,7 @@ def _run(options: argparse.Namespace, program: list[str], trainer: list[str], li
         timeout_s=options.timeout,
         show=lambda job: _show_plan(job, sys.stderr),
     )
-    ended = run_with_restarts(starts.start, trainer, options.max_restarts, _say, starts.leave_out_dead)
+    ended = run_with_restarts(starts.start, named, options.max_restarts, _say, starts.leave_out_dead)
     if ended.timed_out and ended.code != 0:
         saved = "a checkpoint was saved" if ended.code == EXIT_RESUMABLE else "no checkpoint could be saved in time"
         _say(f"ended after --timeout {options.timeout:g} s: {saved}")

@@ -83,6 +83,11 @@ def terminal_width(environment: Mapping[str, str] = os.environ) -> int | None:
     return shutil.get_terminal_size().columns
 
 
+def chosen_name(environment: Mapping[str, str] = os.environ) -> str:
+    """The name of the run directory, where the launcher chose it because nobody had; else empty."""
+    return environment.get("DDP_CHOSEN_NAME", "")
+
+
 def parameter_log(environment: Mapping[str, str] = os.environ) -> Path | None:
     """The file that is to get digests of the parameters after every step: DDP_PARAMETER_LOG; None if there is none.
 

@@ -221,7 +221,7 @@ def test_the_dry_runs_command_can_be_pasted(start: Start) -> None:
     code, out, err = finish(start(REPORT, *arguments))
     assert code == 0, err
     assert out.startswith("2 ranks x 1 thread on ")
-    line = out.partition("\n")[2]
+    line = out.split("\n", 2)[2]  # behind the plan
     # `timeout` ends mpirun as well, where subprocess's own time-out would end the shell only.
     limited = ["timeout", "-k", "5", str(TIMEOUT_S), "sh", "-c", line]
     done = subprocess.run(limited, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
@@ -231,6 +231,22 @@ def test_the_dry_runs_command_can_be_pasted(start: Start) -> None:
         assert one["size"] == 2
         assert one["arguments"] == ["--seed", "$0", "--threads", "1"]
         assert one["environment"]["X"] == "it's"
+
+
+def test_the_configuration_of_a_run_repeats_it(tmp_path: Path) -> None:
+    """The name that the launcher chose is not in it, since a run that repeats another needs a directory of its own."""
+    launch = [sys.executable, "-m", "launch", "run", "-n", "2", "--threads", "1", "--", "--output.dir", str(tmp_path)]
+    settings = ["--train.steps", "2", "--seed", "7"]
+    digests = []
+    for _ in range(2):
+        done = subprocess.run([*launch, *settings], cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S)
+        assert done.returncode == 0, done.stderr
+        run = max(tmp_path.glob("mlp-digits-*"))
+        digests.append(json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["parameters_sha256"])
+        settings = ["--config", str(run / "config.toml")]
+        time.sleep(1.1)  # the name ends with the second
+    assert len(list(tmp_path.glob("mlp-digits-*"))) == 2
+    assert digests[0] == digests[1]
 
 
 def test_python_m_launch_from_the_command_line() -> None:

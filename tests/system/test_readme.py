@@ -70,6 +70,9 @@ def test_command_runs(line: str, tmp_path: Path) -> None:
         assert "the same bits at all" in done.stdout
     elif "doctor" in command:
         assert done.stdout.endswith(" 0 errors\n")
+    elif "script" in command:
+        assert done.stdout.startswith("#!/bin/bash\n")
+        assert " -m launch run -n 8 " in done.stdout
     elif "--dry-run" in command:
         assert " -m ddp.train" in done.stdout
     else:

@@ -39,6 +39,16 @@ def test_layout_is_as_documented(tmp_path: Path) -> None:
     assert tomllib.loads((run.path / "config.toml").read_text()) == to_dict(config(tmp_path))
 
 
+@pytest.mark.parametrize(("chosen", "kept"), [("run", ""), ("other", "run"), ("", "run")])
+def test_a_name_that_the_launcher_chose_is_not_the_configurations(
+    chosen: str, kept: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DDP_CHOSEN_NAME", chosen)
+    run = create_run_directory(config(tmp_path), resume_step=None)
+    assert run.path.name == "run"
+    assert tomllib.loads((run.path / "config.toml").read_text())["output"]["name"] == kept
+
+
 def test_an_unnamed_run_is_named_by_model_data_and_time() -> None:
     assert re.fullmatch(r"mlp-digits-\d{8}-\d{6}", run_name(Config()))
     assert run_name(Config(output=OutputConfig(name="mine"))) == "mine"
