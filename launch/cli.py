@@ -50,7 +50,12 @@ def main(
             raise UsageError(f"unknown argument {unknown[0]}: those of ddp.train go after a -- of their own")
         commands = {"verify": verify.run, "script": script.run, "doctor": doctor.run}
         command = commands.get(options.command, _run)
-        return command(options, [*program], arguments[cut + 1 :], library)
+        code = command(options, [*program], arguments[cut + 1 :], library)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # as of `| head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except UsageError as mistake:
         _say(f"error: {mistake}")
         return 2

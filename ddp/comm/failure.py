@@ -21,6 +21,8 @@ EXIT_FAILURE = 4
 EXIT_RESUMABLE = 75
 EXIT_INTERRUPTED = 130
 
+SAID_S = 0.2
+"""From a rank's last words to the abort, which may overtake them: MPICH lost all of a traceback but its first line."""
 STAGGER_S = 0.25
 MAX_STAGGER_S = 2.0
 ABORT_S = 3.0
@@ -135,6 +137,7 @@ def abort_all_on_exception(activity: Activity, abort: Callable[[int], object]) -
         trace = "".join(traceback.format_exception(error))
         sys.stderr.write(f"error: rank {activity.rank} on {activity.host} failed {activity.place()}:\n{trace}")
         sys.stderr.flush()
+        time.sleep(SAID_S)
         abort(EXIT_FAILURE)
 
     def fail_thread(args: threading.ExceptHookArgs) -> None:

@@ -249,6 +249,22 @@ def test_the_configuration_of_a_run_repeats_it(tmp_path: Path) -> None:
     assert digests[0] == digests[1]
 
 
+def test_a_reader_that_goes_away_is_no_failure() -> None:
+    sizes = ["--nodes", "1", "--ranks-per-node", "1", "--threads", "1", "--time", "01:00:00"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "launch", "script", "slurm", *sizes],
+        cwd=ROOT,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+
+
 def test_python_m_launch_from_the_command_line() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "launch", "run", "-n", "0"],
