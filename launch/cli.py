@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import signal
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn, TextIO
 
 from launch import script, verify
+from launch.argument_types import not_negative, positive, seconds, silence
 from launch.discovery import Library, find_launcher, query_library
 from launch.doctor import command as doctor
 from launch.environment import parse_assignment
@@ -26,9 +26,6 @@ from launch.trainer_arguments import option_values, run_directory, with_run_name
 
 TRAINER = (sys.executable, "-m", "ddp.train")
 """What each rank runs: the trainer, in the Python that runs the launcher."""
-
-LEAST_SILENCE_S = 3.0
-"""Below this a busy machine would be taken for a dead one: ranks beat once a second."""
 
 
 def main(
@@ -135,55 +132,6 @@ def _threads_argument(launcher: int | None, trainer: Sequence[str]) -> list[str]
     return [] if launcher is None or option_values(trainer, "threads") else ["--threads", str(launcher)]
 
 
-def positive(text: str) -> int:
-    """A whole number of at least 1.
-
-    Raises:
-        argparse.ArgumentTypeError: if `text` is anything else.
-    """
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
-
-
-def not_negative(text: str) -> int:
-    """A whole number of at least 0.
-
-    Raises:
-        argparse.ArgumentTypeError: if `text` is anything else.
-    """
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
-    return int(text)
-
-
-def seconds(text: str) -> float:
-    """A finite number above 0.
-
-    Raises:
-        argparse.ArgumentTypeError: if `text` is anything else.
-    """
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
-    return value
-
-
-def silence(text: str) -> float:
-    """Seconds without a heartbeat: 0, or at least LEAST_SILENCE_S.
-
-    Raises:
-        argparse.ArgumentTypeError: if `text` is anything else.
-    """
-    value = 0.0 if text == "0" else seconds(text)
-    if 0 < value < LEAST_SILENCE_S:
-        raise argparse.ArgumentTypeError(f"{text!r}: give at least {LEAST_SILENCE_S:g} seconds, or 0 for never")
-    return value
-
-
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} (see `{self.prog} --help`)")
@@ -261,7 +209,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--dry-run", action="store_true", help="print the plan and the command, start nothing")
     verify.add_parser(commands)
     script.add_parser(commands)
-    doctor.add_parser(commands, positive)
+    doctor.add_parser(commands)
     return parser
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from launch.event_loop import EventLoop
 from launch.hosts import Host, is_local
+from launch.wording import plural
 
 LARGEST = 4096
 TICK_S = 1.0
@@ -218,12 +219,6 @@ class Heartbeats:
 def same_host(one: str, other: str) -> bool:
     """Whether two names are the same host's, with or without its domain."""
     return one == other or one.partition(".")[0] == other.partition(".")[0]
-
-
-def plural(noun: str, numbers: Iterable[int]) -> str:
-    """Such as `rank 3`, `ranks 2, 3`."""
-    given = sorted(numbers)
-    return f"{noun}{'' if len(given) == 1 else 's'} {', '.join(map(str, given))}"
 
 
 def address_towards(hosts: Sequence[Host]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -69,19 +69,18 @@ def requested_hosts(hosts: str | None, hostfile: str | None, environment: Mappin
     return (list(given.hosts), True) if given else ([], False)
 
 
-def find_available(request: Request, without: Collection[Host] = (), assume: bool = False) -> list[Available]:
+def find_available(request: Request, assume: bool = False) -> list[Available]:
     """What the hosts of a request have, by asking them.
 
     Args:
         request: names the hosts.
-        without: those to leave out.
         assume: take a host that does not answer for one like this, with a warning, as for a dry run.
 
     Raises:
         HostError: if one does not answer.
         UsageError: if one is not known at all.
     """
-    hosts = [host for host in request.hosts if host not in without]
+    hosts = request.hosts
     if not hosts:
         return list(available_here())
     if len(hosts) == 1 and is_local(hosts[0]):

@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from launch.heartbeat import Heartbeats, plural, same_host
+from launch.heartbeat import Heartbeats, same_host
 from launch.output import Block, Rank, first_block
 from launch.supervise import EXIT_RESUMABLE, Ended
+from launch.wording import plural
 
 EXIT_FAILURE = 4
 MEANINGFUL = {2, 3, EXIT_FAILURE, EXIT_RESUMABLE, *(128 + s for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))}

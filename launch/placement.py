@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal
 
 from launch.errors import UsageError
 from launch.hosts import Host, this_host
 from launch.probe import Facts, facts, probe
+from launch.wording import count
 
 Binding = Literal["auto", "core", "none"]
 MOST_LINES = 16
@@ -54,7 +55,7 @@ class Plan:
     hosts: tuple[HostPlan, ...]
     threads: int
     bind: Literal["core", "none"] = "none"
-    idle_hosts: tuple[Host, ...] = field(default=())
+    idle_hosts: tuple[Host, ...] = ()
 
     @property
     def ranks(self) -> int:
@@ -85,7 +86,7 @@ class Plan:
                 where = "" if len(self.hosts) == 1 else f" of {', '.join(names)}"
                 one = ", which are one machine" if len(names) > 1 else ""
                 return (
-                    f"{ranks * self.threads} threads share {_count(cores, 'core')}{where}{one}: expect no speed-up"
+                    f"{ranks * self.threads} threads share {count(cores, 'core')}{where}{one}: expect no speed-up"
                     f" from them; for timings let ranks x threads be at most {cores} there (-n, --threads)"
                 )
         return ""
@@ -112,11 +113,11 @@ class Plan:
         """The plan as it is shown before the start: a sentence, and a line for each host."""
         idle = self.cores - self.ranks * self.threads
         rest = "oversubscribed" if self.oversubscribed else f"{idle or 'none'} idle"
-        ranks, threads = _count(self.ranks, "rank"), _count(self.threads, "thread")
+        ranks, threads = count(self.ranks, "rank"), count(self.threads, "thread")
         bound = "bound to cores" if self.bind == "core" else "not bound"
-        where = _count(len(self.hosts), "host")
+        where = count(len(self.hosts), "host")
         return "\n".join(
-            [f"{ranks} x {threads} on {_count(self.cores, 'core')} of {where}, {bound}; {rest}", *self._lines()]
+            [f"{ranks} x {threads} on {count(self.cores, 'core')} of {where}, {bound}; {rest}", *self._lines()]
         )
 
     def _lines(self) -> list[str]:
@@ -186,7 +187,7 @@ def _spread(ranks: int, hosts: Sequence[Host]) -> list[int]:
     if sum(slots) < ranks:
         raise UsageError(
             f"-n {ranks}, but {', '.join(map(str, hosts[:8]))}{' ...' if len(hosts) > 8 else ''} have"
-            f" {_count(sum(slots), 'slot')}: give at most as many ranks, or more slots or hosts"
+            f" {count(sum(slots), 'slot')}: give at most as many ranks, or more slots or hosts"
         )
     counts = [0] * len(hosts)
     left = ranks
@@ -204,7 +205,7 @@ def _too_small(plan: Plan) -> str:
     if len(plan.hosts) == 1:
         return f"this host has {plan.cores}"
     names, ranks, cores = next(m for m in plan._machines() if m[1] * plan.threads > m[2])
-    return f"{', '.join(names)} with {_count(ranks, 'rank')} has {cores}"
+    return f"{', '.join(names)} with {count(ranks, 'rank')} has {cores}"
 
 
 def ranges(numbers: Iterable[int]) -> str:
@@ -216,7 +217,3 @@ def ranges(numbers: Iterable[int]) -> str:
         else:
             spans.append([number, number])
     return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

@@ -19,6 +19,7 @@ from launch.ssh import run_on
 from launch.supervise import Ended
 from launch.supervision import Supervision
 from launch.trainer_arguments import asks_only, checkpoint_grace_s, run_directory
+from launch.wording import count
 
 ALIVE_S = 10.0
 """How long a host may take to say that it is there; ssh itself gives a silent one up after 5 s."""
@@ -110,7 +111,7 @@ class Starts:
         ranks = min(self.request.ranks, sum(slots)) if len(slots) == len(there) else self.request.ranks
         self.request = replace(self.request, ranks=ranks, hosts=there)
         names = ", ".join(host.name for host in there)
-        return Change(without, f"{ranks} rank{'' if ranks == 1 else 's'} on {names}")
+        return Change(without, f"{count(ranks, 'rank')} on {names}")
 
 
 def answering(hosts: Sequence[Host]) -> list[Host]:

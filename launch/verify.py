@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from launch import supervise
+from launch.argument_types import positive
 from launch.discovery import Launcher, Library, find_launcher
 from launch.errors import UsageError
 from launch.job import Request, build_job
 from launch.placement import available_here
 from launch.table import growing_table
 from launch.trajectory import Difference, Trajectory, read_trajectory
+from launch.wording import count
 
 EXIT_DIFFERENT = 1
 TAIL_LINES = 12
@@ -42,7 +44,7 @@ class Point:
 
     def __str__(self) -> str:
         """In words."""
-        return f"{_count(self.ranks, 'rank')} x {_count(self.threads, 'thread')}"
+        return f"{count(self.ranks, 'rank')} x {count(self.threads, 'thread')}"
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ def run(
             config = job.config()
             shards = shards_for(max(options.ranks), config, trainer)
             _say(
-                f"{config['model']['name']} on {config['data']['name']}, {_count(options.steps, 'step')} at each of"
+                f"{config['model']['name']} on {config['data']['name']}, {count(options.steps, 'step')} at each of"
                 f" {len(points)} points, batch.shards = {shards}, comm.exact = {str(config['comm']['exact']).lower()},"
                 f" {launcher.flavour.name}"
             )
@@ -177,7 +179,7 @@ def _compare(points: Sequence[Point], job: Job, arguments: Sequence[str]) -> int
         _say(f"error: {outcome.point} failed with exit code {outcome.code}; its last lines:\n{_tail(outcome.output)}")
     if differing and reference is not None:
         first, where = min(differing, key=lambda pair: pair[0].step)
-        of = f"{len(differing)} of {_count(len(points), 'point')}"
+        of = f"{len(differing)} of {count(len(points), 'point')}"
         _say(f"error: {of} differ from {reference.point}, first {where} at {first}")
     if differing or failed:
         return EXIT_DIFFERENT
@@ -211,7 +213,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--threads", type=_numbers, default=[1, 2], metavar="T,...", help="numbers of threads per rank (default: 1,2)"
     )
-    parser.add_argument("--steps", type=_number, default=20, metavar="N", help="SGD steps (default: %(default)s)")
+    parser.add_argument("--steps", type=positive, default=20, metavar="N", help="SGD steps (default: %(default)s)")
     parser.add_argument(
         "--mpi",
         choices=("auto", "openmpi", "mpich", "intelmpi"),
@@ -220,22 +222,12 @@ def add_parser(commands: Any) -> None:
     )
 
 
-def _number(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
-
-
 def _numbers(text: str) -> list[int]:
-    return list(dict.fromkeys(_number(part.strip()) for part in text.split(",")))
+    return list(dict.fromkeys(positive(part.strip()) for part in text.split(",")))
 
 
 def _tail(output: str) -> str:
     return "\n".join(f"    {line}" for line in output.rstrip().splitlines()[-TAIL_LINES:])
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def _say(text: str) -> None:

@@ -11,7 +11,6 @@ import json
 import os
 import signal
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +26,6 @@ THREAD_VARIABLES = (
     "NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY",
 )  # fmt: skip
 
-POLL_S = 0.01
 IMPORTED = ("numpy", "numba", "llvmlite", "mpi4py")
 
 
@@ -141,9 +139,7 @@ def _links(world: World) -> list[dict[str, Any]]:
     chosen = [name for name, part in zip(names, world.comm.allgather(takes_part), strict=True) if part]
     comm = world.comm.Split(0 if takes_part else 1, key=world.rank)
     links = measure_links(comm) if takes_part else []
-    arrival = world.comm.Ibarrier()
-    while not arrival.Test():  # asleep: who spins here takes a core from who measures
-        time.sleep(POLL_S)
+    world.wait_for_all()  # asleep: who spins here takes a core from who measures
     return [
         {
             "hosts": [chosen[link.first][0], chosen[link.second][0]],

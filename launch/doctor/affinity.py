@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from launch.doctor.finding import Finding, State, count, listing, not_made
+from launch.doctor.finding import Finding, State, listing, not_made
 from launch.doctor.ranks import Diagnosis, unfinished
 from launch.flavours import Flavour
 from launch.placement import ranges
+from launch.wording import count
 
 BINDING_VARIABLES = (
     "OMPI_MCA_hwloc_base_binding_policy", "OMPI_MCA_rmaps_base_mapping_policy", "OMPI_MCA_hwloc_base_cpu_list",

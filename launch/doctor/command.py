@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from launch.argument_types import positive
 from launch.discovery import Launcher, Library
 from launch.doctor import affinity, directory, hosts, kernels, mpi, network, ranks, report
 from launch.doctor.capture import capture
@@ -160,8 +161,8 @@ def _start_plainly(launcher: Launcher, number: int) -> Diagnosis:
     return ranks.read_diagnosis(capture(command, os.environ, ranks.WHERE_LIMIT_S))
 
 
-def add_parser(commands: Any, positive: Callable[[str], int]) -> None:
-    """Add the command to those of `python -m launch`; `positive` reads numbers of at least 1."""
+def add_parser(commands: Any) -> None:
+    """Add the command to those of `python -m launch`."""
     parser = commands.add_parser(
         "doctor",
         help="measure hosts, MPI, cores, threads, network and directory, and say what to mend",

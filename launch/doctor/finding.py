@@ -35,11 +35,6 @@ def not_made(check: str, reason: str, fix: str = "") -> Finding:
     return Finding(check, "warning", f"not checked: {reason}", fix or "mend what is above, then ask again")
 
 
-def count(n: int, noun: str) -> str:
-    """A number of things: `1 rank`, `2 ranks`."""
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
-
-
 def listing(items: Sequence[str], most: int = 6) -> str:
     """The first of many, and how many more there are."""
     shown = ", ".join(items[:most])

@@ -16,9 +16,10 @@ from pathlib import Path
 
 from launch.doctor import facts
 from launch.doctor.facts import HostFacts
-from launch.doctor.finding import Finding, State, count, listing, not_made
+from launch.doctor.finding import Finding, State, listing, not_made
 from launch.hosts import Host, is_local, this_host
 from launch.ssh import MOST_AT_ONCE, NO_SSH, Answer, run_on
+from launch.wording import count
 
 PROGRAM = (sys.executable, "-m", "launch.doctor.facts")
 """What is run on each host."""

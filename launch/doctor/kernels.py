@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from launch.doctor.finding import Finding, count, listing, not_made
+from launch.doctor.finding import Finding, listing, not_made
 from launch.doctor.ranks import Diagnosis, unfinished
+from launch.wording import count
 
 SLOW_PEAK = 0.5
 """A host with less than this part of the others' peak per core is told: synchronous SGD waits for it in every step."""

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from launch.doctor.capture import Captured
-from launch.doctor.finding import Finding, count, listing, not_made
+from launch.doctor.finding import Finding, listing, not_made
+from launch.wording import count
 
 LIMIT_S = 150
 """For the whole job; compiling the kernel of the peak takes most of it, the first time on a slow host."""

@@ -7,8 +7,9 @@ import sys
 from collections.abc import Iterable
 from dataclasses import asdict
 
-from launch.doctor.finding import STATES, Finding, count, worst
+from launch.doctor.finding import STATES, Finding, worst
 from launch.table import Table, growing_table
+from launch.wording import count
 
 HEADINGS, WIDTHS = ("check", "state", "measured"), (15, 7, 40)
 

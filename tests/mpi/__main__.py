@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from launch import supervise
-from launch.cli import positive
+from launch.argument_types import positive
 from launch.discovery import find_launcher, query_library
 from launch.job import Request, build_job
 from launch.placement import available_here

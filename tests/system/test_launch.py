@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import running, wait_for
+
 TIMEOUT_S = 60
 ROOT = Path(__file__).parents[2]
 
@@ -125,22 +127,6 @@ def start(tmp_path: Path) -> Iterator[Start]:
 def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     out, err = process.communicate(timeout=TIMEOUT_S)
     return process.returncode, out, err
-
-
-def wait_for(condition: Callable[[], bool]) -> bool:
-    """Whether it comes true within the time-out."""
-    deadline = time.monotonic() + TIMEOUT_S
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return condition()
-
-
-def running(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state != "Z"
 
 
 def pids_of(folder: Path) -> list[int]:

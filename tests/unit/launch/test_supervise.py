@@ -15,24 +15,9 @@ import pytest
 from launch import supervise
 from launch.event_loop import EventLoop
 from launch.supervise import Ended, Stream
+from tests.processes import running, wait_for
 
 TIMEOUT_S = 60
-
-
-def wait_for(condition: Callable[[], bool]) -> bool:
-    """Whether it comes true within the time-out."""
-    deadline = time.monotonic() + TIMEOUT_S
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return condition()
-
-
-def running(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state != "Z"
 
 
 class Listener:
