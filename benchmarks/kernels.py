@@ -33,6 +33,7 @@ from benchmarks.report import RESULTS, save_results, spread, write_between_marke
 from ddp import nn  # noqa: E402
 from ddp.config import ModelConfig, OptimizerConfig  # noqa: E402
 from ddp.kernels.peak import measure_peak_gflops  # noqa: E402
+from ddp.kernels.update import make_blocks  # noqa: E402
 from ddp.models import build_model  # noqa: E402
 from ddp.observe import provenance  # noqa: E402
 from ddp.optim import build_optimizer  # noqa: E402
@@ -119,7 +120,8 @@ def layer_output_bytes(layer: Any, batch: int) -> int:
 def update_cases(network: str, model: nn.Sequential) -> Iterator[Case]:
     """What is done once a step to all parameters."""
     size = model.num_parameters
-    optimizer = build_optimizer(OptimizerConfig(), model)
+    buffers = model.parameters, model.gradient_sums, make_blocks(model.parameter_slices.values())
+    optimizer = build_optimizer(OptimizerConfig(), *buffers)
     label, size_of_all = f"{size:,} parameters", 5 * 4 * size
     run: Callable[[], Any] = lambda: optimizer.step(1e-9, 1.0)  # noqa: E731
     yield Case(network, label, "SGD with momentum", False, size_of_all, run, copy(size_of_all))

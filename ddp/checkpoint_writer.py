@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,6 @@ from ddp.config import Config, to_dict
 from ddp.fixed_point import FloatScales
 from ddp.kernels.types import Float32, Int64
 from ddp.nn import Sequential
-from ddp.optim import SGD
 
 
 class CheckpointWriter:
@@ -32,24 +32,24 @@ class CheckpointWriter:
         config: Config,
         data_checksum: str,
         model: Sequential,
-        optimizer: SGD,
         scales: FloatScales,
     ) -> None:
         """Take where to write, and what; nothing is written yet."""
         self.directory, self.keep = directory, config.checkpoint.keep
         self.config, self.data_checksum = to_dict(config), data_checksum
-        self.model, self.optimizer, self.scales = model, optimizer, scales
+        self.model, self.scales = model, scales
         self.newest_step = -1
         self.error: BaseException | None = None
         self._copies: dict[str, Float32] = {}
         self._thread: threading.Thread | None = None
         self._written: list[tuple[int, Path]] = []
 
-    def begin(self, step: int, evaluated: bool) -> None:
+    def begin(self, step: int, state: Mapping[str, Float32], evaluated: bool) -> None:
         """Copy the present state, and let a thread write it; waits for the checkpoint before this one.
 
         Args:
             step: SGD steps done.
+            state: the optimizer's, by name, each laid out like all parameters.
             evaluated: see `Checkpoint`.
         """
         self._join()
@@ -57,13 +57,15 @@ class CheckpointWriter:
             return
         self.newest_step = step
         self._copy("parameters", self.model.parameters)
-        for name, buffer in self.optimizer.state.items():
+        for name, buffer in state.items():
             self._copy(f"optimizer.{name}", buffer)
         layers = enumerate(self.model.layers)
         buffers = {f"{i}.{name}": buffer.copy() for i, layer in layers for name, buffer in layer.buffers().items()}
         # Not a daemon: where the run ends by itself, the interpreter waits until the file is there.
         self._thread = threading.Thread(
-            target=self._write, args=(step, evaluated, buffers, self.scales.exponents.copy()), name="checkpoint"
+            target=self._write,
+            args=(step, list(state), evaluated, buffers, self.scales.exponents.copy()),
+            name="checkpoint",
         )
         self._thread.start()
 
@@ -99,10 +101,10 @@ class CheckpointWriter:
         copy = self._copies.setdefault(name, np.empty_like(buffer))
         np.copyto(copy, buffer)
 
-    def _write(self, step: int, evaluated: bool, buffers: StateDict, exponents: Int64) -> None:
+    def _write(self, step: int, names: list[str], evaluated: bool, buffers: StateDict, exponents: Int64) -> None:
         try:
             parameters = self.model.to_state(self._copies["parameters"])
-            state = {name: self.model.to_state(self._copies[f"optimizer.{name}"]) for name in self.optimizer.state}
+            state = {name: self.model.to_state(self._copies[f"optimizer.{name}"]) for name in names}
             path = checkpoint_path(self.directory, step)
             everything = {**parameters, **buffers}
             state_of_run = self.config, self.data_checksum, everything, state, evaluated, exponents

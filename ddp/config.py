@@ -171,8 +171,11 @@ class CommConfig:
 
     exact: bool = True
     """Whether gradients are summed in fixed point, with the same bits on any number of ranks; else in float32."""
-    reducer: Literal["naive", "flat", "dummy"] = "flat"
-    """naive: one Allreduce a parameter; flat: one for all; dummy: none, the bound (ranks then diverge)."""
+    reducer: Literal["naive", "flat", "bucketed", "node_shared", "sharded", "dummy"] = "flat"
+    """naive: one Allreduce a parameter; flat: one for all; bucketed: several, while backward computes; node_shared: one
+    copy of the parameters a node; sharded: each rank updates a part; dummy: none, the bound (ranks then diverge)."""
+    bucket_mb: float = 1.0
+    """Largest part of the gradient that `bucketed` sends at once, in 2**20 bytes."""
     check_every: int = 100
     """Steps between comparisons of all ranks' parameters, done before each checkpoint and at the end too; 0: never."""
     timeout_s: float = 300.0
@@ -181,6 +184,7 @@ class CommConfig:
 
     def __post_init__(self) -> None:
         _require(self.check_every >= 0, "comm.check_every", self.check_every, "use 0 or more")
+        _require(0 < self.bucket_mb <= 1024, "comm.bucket_mb", self.bucket_mb, "use a number above 0, up to 1024")
         # The longest wait in good order is for a rank that compiles: 40 s on one core.
         fix = "use 1 s or more, or 0 for never"
         _require(self.timeout_s == 0 or 1 <= self.timeout_s < math.inf, "comm.timeout_s", self.timeout_s, fix)

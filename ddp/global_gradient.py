@@ -15,6 +15,7 @@ from ddp.comm.world import World
 from ddp.config import Config
 from ddp.fixed_point import Verdict, build_scales
 from ddp.kernels.types import Float32, Int64
+from ddp.kernels.update import make_blocks
 from ddp.nn import Draws, Loss, Sequential
 from ddp.observe.timers import PhaseTimers
 
@@ -49,8 +50,8 @@ class GlobalGradient:
         self.model, self.loss, self.repeats = model, loss, 0
         self.reports = ShardReports(config.batch.shards, model.scales.size, model.num_statistics)
         self.scales = build_scales(config.comm.exact, model.scales, config.batch.shards)
-        slices = model.parameter_slices.values()
-        self.reducer = build_reducer(config.comm.reducer, world, model.gradient_sums, self.reports.integers, slices)
+        blocks = make_blocks(model.parameter_slices.values())
+        self.reducer = build_reducer(config.comm, world, model, self.reports.integers, blocks)
 
     @property
     def loss_sum(self) -> float:
@@ -71,9 +72,11 @@ class GlobalGradient:
         """
         while True:
             with timers.phase("compute"):
+                self.reducer.begin()
+                self.model.on_gradient_ready = self.reducer.ready
                 self.compute_part(batch)
             with timers.phase("comm"), agreement.with_step():
-                self.reducer.reduce()
+                self.reducer.finish()
             verdict = self.scales.judge(self.largest)
             if verdict is not Verdict.REPEAT:
                 return verdict is Verdict.USE

@@ -33,7 +33,7 @@ from ddp.observe.metrics import MetricsLog
 from ddp.observe.parameter_log import ParameterLog
 from ddp.observe.progress import Progress
 from ddp.observe.timers import PHASES, PhaseTimers
-from ddp.optim import build_optimizer, learning_rate
+from ddp.optim import build_optimizer, learning_rate, norm
 from ddp.partition import block_partition
 from ddp.replicas import ReplicaCheck
 from ddp.run_directory import RunDirectory
@@ -68,8 +68,9 @@ class Trainer:
             self.model.build(sample_shape, at_once)
         self.loss.build(self.model.output_shape[0], at_once)
         self.buffer = dataset.train.make_buffer(capacity)
-        self.optimizer = build_optimizer(config.optimizer, self.model)
         self.gradient = GlobalGradient(config, world, self.model, self.loss)
+        self.reducer = self.gradient.reducer
+        self.optimizer = build_optimizer(config.optimizer, *self.reducer.mine())
         check_every = 0 if config.comm.reducer == "dummy" else config.comm.check_every
         self.replicas = ReplicaCheck(world, check_every, self.model, self.optimizer, self.gradient.scales)
         self.evaluator = Evaluator(world, dataset.test, at_once)
@@ -95,7 +96,7 @@ class Trainer:
         self.writer: CheckpointWriter | None = None
         if run is not None:
             self.writer = CheckpointWriter(
-                run.checkpoints, self.config, self.data_checksum, self.model, self.optimizer, self.gradient.scales
+                run.checkpoints, self.config, self.data_checksum, self.model, self.gradient.scales
             )
 
     @property
@@ -128,6 +129,7 @@ class Trainer:
         self.gradient.compute_part(Batch(inputs, targets, draws, draws.shards, slice(0, 1), 1))
         self.gradient.reports.clear()
         self.optimizer.warm_up()
+        self.reducer.warm_up()
         self.peak_gflops = measure_peak_gflops()
 
     def train(self) -> None:
@@ -184,7 +186,8 @@ class Trainer:
             else:
                 scale = 1 / batch.global_size if self.config.loss.reduction == "mean" else 1.0
                 self.lr = self._learning_rate()
-                self.grad_norm = self.optimizer.step(self.lr, self.gradient.scaled_by(scale))
+                self.optimizer.step(self.lr, self.gradient.scaled_by(scale))
+                self.grad_norm = norm(self.reducer.publish(self.optimizer.squares))
                 self.gradient.accept()
         self.step += 1
         self.batch_samples = batch.global_size
@@ -211,10 +214,11 @@ class Trainer:
         return parameters_sha256(self.model.state_dict())
 
     def checkpoint(self) -> None:
-        """Let rank 0 begin to write a checkpoint of the present step; the others go on at once."""
+        """Let rank 0 begin to write a checkpoint of the present step; the others go on at once; collective."""
+        state = {name: self.reducer.whole(buffer) for name, buffer in self.optimizer.state.items()}
         if self.writer is not None:
             is_owed = self._is_due(self.config.train.evaluate_every) and self.evaluated_step != self.step
-            self.writer.begin(self.step, evaluated=not is_owed)
+            self.writer.begin(self.step, state, evaluated=not is_owed)
             self._log_checkpoints()
 
     def _log_checkpoints(self) -> None:
@@ -231,18 +235,21 @@ class Trainer:
     def _stop(self) -> NoReturn:
         """Write a checkpoint of the present step, unless there is one, and end the run on all ranks."""
 
-        def save() -> int:
+        def finish() -> int | None:
+            """Write what was begun; the newest step of which there is a checkpoint, -1 for none."""
             if self.writer is None:
-                return -1
+                return None
             self.writer.finish()
-            if self.writer.newest_step != self.step:
-                self.checkpoint()
-                self.writer.finish()
             self._log_checkpoints()
             return self.writer.newest_step
 
-        step = self.world.run_on_root(save)
-        saved = f"checkpoint of step {step} saved" if step >= 0 else f"no run directory, so step {self.step} is lost"
+        step = self.world.run_on_root(finish)
+        if step is not None and step != self.step:
+            self.checkpoint()
+            step = self.world.run_on_root(finish)
+        saved = (
+            f"checkpoint of step {step} saved" if step is not None else f"no run directory, so step {self.step} is lost"
+        )
         raise Interrupted(f"interrupted by {signal_name(self.agreement.value)}: {saved}")
 
     def resume(self, path: Path) -> None:
@@ -255,7 +262,9 @@ class Trainer:
         check_same_run(checkpoint, self.config, self.data_checksum, path)
         self.model.load_state_dict(checkpoint.parameters)
         for name, buffer in self.optimizer.state.items():
-            self.model.from_state(checkpoint.optimizer.get(name, {}), buffer)
+            whole = np.zeros_like(self.model.parameters)
+            self.model.from_state(checkpoint.optimizer.get(name, {}), whole)
+            self.reducer.take(buffer, whole)
         self.gradient.scales.set_exponents(checkpoint.exponents)
         self.step = self.logged_step = checkpoint.step
         self.evaluation_owed = not checkpoint.evaluated

@@ -31,6 +31,7 @@ class World:
         size: number of ranks (`world_size`).
         local_rank: this rank among those of its node.
         local_size: ranks on this node.
+        smallest_node: ranks on the node that has the fewest.
         node_rank: this node, counted from 0 in the order of its first rank.
         num_nodes: number of nodes.
         host: this node's name.
@@ -56,8 +57,10 @@ class World:
             self.comm = comm.Dup()
             self.node = self.comm.Split_type(MPI.COMM_TYPE_SHARED, key=self.rank)
             leader = self.node.bcast(self.rank)
-            leaders = sorted(set(self.comm.allgather(leader)))
+            leader_of = self.comm.allgather(leader)
+        leaders = sorted(set(leader_of))
         self.local_rank, self.local_size = self.node.rank, self.node.size
+        self.smallest_node = min(map(leader_of.count, leaders))
         self.node_rank, self.num_nodes = leaders.index(leader), len(leaders)
 
     def _check_launcher(self) -> None:

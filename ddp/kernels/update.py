@@ -12,7 +12,7 @@ import numpy as np
 from ddp.kernels.jit import inline, kernel, prange
 from ddp.kernels.types import Float32, Float64, GradientSum, Int64
 
-__all__ = ["LANES", "make_blocks", "sgd_update"]
+__all__ = ["LANES", "add_part", "make_blocks", "sgd_update"]
 
 BLOCK = 16384  # elements: 64 kB of each buffer
 LANES = 64
@@ -103,3 +103,21 @@ def sgd_update(
                 v_m[n] = v_n
                 d = d + momentum * v_n if nesterov else v_n
             w_m[n] -= lr * d
+
+
+@kernel
+def add_part(part: GradientSum, is_first: bool, total: GradientSum) -> None:
+    """Add a rank's sums to the total, or begin it with them.
+
+    Args:
+        part: (n,) float32 or int32.
+        is_first: whether the total is overwritten.
+        total: (n,) of the same type, updated.
+    """
+    for b in prange(-(-total.size // BLOCK)):
+        part_b, total_b = part[b * BLOCK : (b + 1) * BLOCK], total[b * BLOCK : (b + 1) * BLOCK]
+        if is_first:
+            total_b[:] = part_b
+        else:
+            for n in range(total_b.size):
+                total_b[n] += part_b[n]

@@ -113,6 +113,7 @@ class BatchNorm(Layer):
         batchnorm.batchnorm_gradients(self.sums, self.first_parts, inv_std, *leaves)
         for tensor, leaf in zip((self.weight, self.bias), leaves, strict=True):
             sum_leaves(leaf, *tensor.sum())
+        self.gradient_ready()
         if input_gradient:
             arguments = parts, self.weight.value, mean, inv_std, *leaves, self.masks_input
             batchnorm.batchnorm_backward_input(x, dy, *arguments, dx.reshape(rows))

@@ -124,6 +124,7 @@ class Conv2d(Layer):
     def backward(self, dy: Float32, shards: Int64, input_gradient: bool) -> Float32:
         """Compute dw, db and dx."""
         self.backward_weight(dy, shards)
+        self.gradient_ready()
         return self.backward_input(dy) if input_gradient else self.dx[: len(dy)]
 
     def backward_weight(self, dy: Float32, shards: Int64) -> None:

@@ -6,7 +6,7 @@ A layer knows nothing of ranks. Gradients are sums over the batch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -113,7 +113,11 @@ class Layer:
             `applies_relu` and `masks_input`, and tells the ReLU that its work is done.
         passes: the methods that make up forward and backward, for the profile.
         num_statistics: float32 numbers that each shard of a training step tells all ranks, for `update_statistics`.
+        gradient_ready: to be called by `backward` as soon as all gradients of the layer's parameters are computed, so
+            that they can be on their way to the other ranks while dx and the layers below are computed.
     """
+
+    gradient_ready: Callable[[], None] = staticmethod(lambda: None)
 
     can_fuse_relu = False
     applies_relu = False

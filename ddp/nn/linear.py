@@ -63,6 +63,7 @@ class Linear(Layer):
     def backward(self, dy: Float32, shards: Int64, input_gradient: bool) -> Float32:
         """Compute dW = dy (outer product) x, db = dy, dx = dy W."""
         self.backward_weight(dy, shards)
+        self.gradient_ready()
         return self.backward_input(dy) if input_gradient else self.dx[: len(dy)]
 
     def backward_weight(self, dy: Float32, shards: Int64) -> None:

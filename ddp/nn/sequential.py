@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -29,6 +30,8 @@ class Sequential:
         scales: (T,) float32, what the gradients of each parameter tensor are multiplied by; 1 unless they are set.
         num_statistics: numbers that each shard of a training step tells all ranks.
         parameter_slices: where each parameter tensor lies in the flat buffers, by state-dict name.
+        on_gradient_ready: called in `backward` with the place of each layer's parameters in the flat buffers, the last
+            layer's first, once their gradients are computed.
     """
 
     def __init__(self, *layers: Layer, seed: int = 0, exact: bool = False) -> None:
@@ -61,8 +64,8 @@ class Sequential:
         self.scales = np.ones(len(specs), np.float32)
         self._largest = np.zeros((len(specs), MOST_THREADS), np.int64)
         self.num_statistics = sum(layer.num_statistics for layer in layers)
-        for i, layer in enumerate(layers):
-            layer.bind({spec.name: self._tensor(name) for name, owner, spec in specs if owner == i})
+        self.on_gradient_ready: Callable[[slice], None] = lambda _: None
+        self._bind()
         self.initialize(seed)
         self.input_shape: Shape | None = None
         self.capacity = 0
@@ -71,6 +74,24 @@ class Sequential:
     def num_parameters(self) -> int:
         """Elements of all parameters."""
         return self.parameters.size
+
+    def _bind(self) -> None:
+        """Give the layers their views of the flat buffers, and a way to say that a gradient is there."""
+        for i, layer in enumerate(self.layers):
+            names = {spec.name: f"{i}.{spec.name}" for spec in layer.parameter_specs()}
+            layer.bind({short: self._tensor(name) for short, name in names.items()})
+            if names:
+                places = [self.parameter_slices[name] for name in names.values()]
+                layer.gradient_ready = partial(self._announce, slice(places[0].start, places[-1].stop))
+
+    def _announce(self, where: slice) -> None:
+        self.on_gradient_ready(where)
+
+    def use_memory(self, parameters: Float32, gradient_sums: GradientSum) -> None:
+        """Move the flat buffers into other memory, of the same length and type; the parameters keep their values."""
+        parameters[:] = self.parameters
+        self.parameters, self.gradient_sums = parameters, gradient_sums
+        self._bind()
 
     def initialize(self, seed: int) -> None:
         """Draw all parameters anew, uniform within 1/sqrt(fan_in), each a function of seed, tensor and element."""

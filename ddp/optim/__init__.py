@@ -1,14 +1,23 @@
 """Optimizers on flat buffers, and learning-rate schedules."""
 
 from ddp.config import OptimizerConfig
-from ddp.nn import Sequential
+from ddp.kernels.types import Float32, GradientSum, Int64
 from ddp.optim.schedule import learning_rate
-from ddp.optim.sgd import SGD
+from ddp.optim.sgd import SGD, norm
 
-__all__ = ["SGD", "build_optimizer", "learning_rate"]
+__all__ = ["SGD", "build_optimizer", "learning_rate", "norm"]
 
 
-def build_optimizer(config: OptimizerConfig, model: Sequential) -> SGD:
-    """The configured optimizer on a model's buffers."""
-    factors = (config.momentum, config.nesterov, config.weight_decay)
-    return SGD(model.parameters, model.gradient_sums, *factors, model.parameter_slices.values())
+def build_optimizer(
+    config: OptimizerConfig, parameters: Float32, sums: GradientSum, blocks: Int64, state: Float32 | None = None
+) -> SGD:
+    """The configured optimizer.
+
+    Args:
+        config: its factors.
+        parameters: (N,) what it updates.
+        sums: (N,) of the gradients.
+        blocks: (M, 3) of the parameter tensors, from `ddp.kernels.update.make_blocks`.
+        state: (N,) zeros, memory for its state; default: its own.
+    """
+    return SGD(parameters, sums, config.momentum, config.nesterov, config.weight_decay, blocks, state)

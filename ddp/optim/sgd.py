@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
 import numpy as np
 
-from ddp.kernels.types import Float32, GradientSum, Int64
+from ddp.kernels.types import Float32, Float64, GradientSum, Int64
 from ddp.kernels.update import LANES, make_blocks, sgd_update
 
 
@@ -18,6 +17,7 @@ class SGD:
 
     Attributes:
         state: buffers to keep in a checkpoint, by name, each laid out like the parameters.
+        squares: (M,) of the last step, the sum of the squares of the gradient in each block.
     """
 
     def __init__(
@@ -27,7 +27,8 @@ class SGD:
         momentum: float = 0.0,
         nesterov: bool = False,
         weight_decay: float = 0.0,
-        slices: Iterable[slice] | None = None,
+        blocks: Int64 | None = None,
+        velocity: Float32 | None = None,
     ) -> None:
         """Take the buffers to update.
 
@@ -37,16 +38,20 @@ class SGD:
             momentum: factor on the previous direction, in [0, 1).
             nesterov: whether to look ahead along the new direction.
             weight_decay: factor of the parameters added to their gradient.
-            slices: where each of T parameter tensors lies in the buffers; default: one tensor.
+            blocks: (M, 3) where the blocks of the parameter tensors lie in the buffers, from `make_blocks`; default:
+                one tensor.
+            velocity: (N,) zeros, memory for the previous direction; default: its own.
         """
         self.parameters, self.sums = parameters, sums
-        slices = [slice(0, parameters.size)] if slices is None else list(slices)
-        self.blocks, self.num_tensors = make_blocks(slices), len(slices)
+        self.blocks = make_blocks([slice(0, parameters.size)]) if blocks is None else blocks
         self.factors = np.float32(momentum), nesterov, np.float32(weight_decay)
-        velocity = np.zeros(parameters.size if momentum else 0, np.float32)
+        if not momentum:
+            velocity = np.zeros(0, np.float32)
+        elif velocity is None:
+            velocity = np.zeros(parameters.size, np.float32)
         self.state: dict[str, Float32] = {"momentum": velocity} if momentum else {}
         self._velocity = velocity
-        self._lanes, self._squares = np.zeros((len(self.blocks), LANES)), np.zeros(len(self.blocks))
+        self._lanes, self.squares = np.zeros((len(self.blocks), LANES)), np.zeros(len(self.blocks))
 
     def step(self, lr: float, scale: float | Float32) -> float:
         """Update the parameters in one pass.
@@ -56,18 +61,23 @@ class SGD:
             scale: what the sums, or those of each tensor, (T,), are multiplied by: 1 / samples for the mean loss.
 
         Returns:
-            The norm of the gradient.
+            The norm of the gradient; of a part of the parameters, of that part.
         """
-        scales = np.full(self.num_tensors, scale, np.float32)
+        scales = np.asarray(scale, np.float32)
+        if not scales.ndim:
+            scales = np.full(int(self.blocks[:, 2].max(initial=-1)) + 1, scale, np.float32)
         self._update(self.blocks, np.float32(lr), scales)
-        # Not a loop in the kernel: the compiler may add partial sums of such a loop in vector lanes.
-        return math.sqrt(math.fsum(self._squares))
+        return norm(self.squares)
 
     def warm_up(self) -> None:
         """Compile the kernel without touching parameters or state."""
-        self._update(self.blocks[:0], np.float32(0), np.ones(self.num_tensors, np.float32))
+        self._update(self.blocks[:0], np.float32(0), np.ones(1, np.float32))
 
     def _update(self, blocks: Int64, lr: np.float32, scales: Float32) -> None:
-        sgd_update(
-            self.parameters, self.sums, self._velocity, blocks, scales, lr, *self.factors, self._lanes, self._squares
-        )
+        work = self._lanes, self.squares
+        sgd_update(self.parameters, self.sums, self._velocity, blocks, scales, lr, *self.factors, *work)
+
+
+def norm(squares: Float64) -> float:
+    """The root of a sum that is rounded once, so that no order of the numbers changes it."""
+    return math.sqrt(math.fsum(squares))

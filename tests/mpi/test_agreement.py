@@ -67,7 +67,7 @@ def with_run(config: Config, world: World, folder: Path) -> Trainer:
     return trainer
 
 
-@pytest.mark.parametrize("reducer", ["naive", "flat", "dummy"])
+@pytest.mark.parametrize("reducer", ["naive", "flat", "bucketed", "node_shared", "sharded", "dummy"])
 def test_a_signal_to_one_rank_stops_all_after_the_same_step(reducer: str, world: World, mpi_tmp_path: Path) -> None:
     """The rank gets it at a step of its own choice, in the middle of it."""
     trainer = with_run(replace(MLP, comm=CommConfig(reducer=reducer)), world, mpi_tmp_path)  # type: ignore[arg-type]

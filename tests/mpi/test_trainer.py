@@ -67,6 +67,15 @@ CASES = {
     "polynomial": POLYNOMIAL,
     "vgg": VGG,
     "vgg naive": replace(VGG, comm=CommConfig(reducer="naive")),
+    "mlp bucketed": replace(MLP, comm=CommConfig(reducer="bucketed", bucket_mb=0.001)),
+    "mnist_cnn bucketed": replace(CNN, comm=CommConfig(reducer="bucketed")),
+    "vgg bucketed": replace(VGG, comm=CommConfig(reducer="bucketed")),
+    "mlp node_shared": replace(MLP, comm=CommConfig(reducer="node_shared")),
+    "mnist_cnn node_shared": replace(CNN, comm=CommConfig(reducer="node_shared")),
+    "vgg node_shared": replace(VGG, comm=CommConfig(reducer="node_shared")),
+    "mlp sharded": replace(MLP, comm=CommConfig(reducer="sharded")),
+    "mnist_cnn sharded": replace(CNN, comm=CommConfig(reducer="sharded")),
+    "vgg sharded": replace(VGG, comm=CommConfig(reducer="sharded")),
     "one shard, so all ranks but one idle": replace(MLP, batch=BatchConfig(size=32, shards=1)),
     "shards that no number of ranks above 1 divides": replace(MLP, batch=BatchConfig(size=33, shards=7)),
 }
@@ -84,7 +93,7 @@ def bits(trainer: Trainer) -> bytes:
     """Of parameters, running statistics, momentum and the scales of the gradient sums."""
     arrays = [
         *trainer.model.state_dict().values(),
-        *trainer.optimizer.state.values(),
+        *map(trainer.reducer.whole, trainer.optimizer.state.values()),
         trainer.gradient.scales.exponents,
     ]
     return b"".join(array.tobytes() for array in arrays)
@@ -112,7 +121,7 @@ def test_any_number_of_ranks_trains_as_one(config: Config, world: World, alone: 
     assert trainer.evaluation == reference.evaluation
 
 
-@pytest.mark.parametrize("reducer", ["naive", "flat"])
+@pytest.mark.parametrize("reducer", ["naive", "flat", "bucketed", "node_shared", "sharded"])
 def test_float32_sums_agree_but_for_rounding(reducer: str, world: World, alone: World) -> None:
     config = replace(MLP, comm=CommConfig(exact=False, reducer=reducer), train=TrainConfig(epochs=1))
     trainer, reference = build(config, world), build(config, alone)

@@ -12,7 +12,6 @@ import pytest
 from mpi4py import MPI
 
 from ddp.comm.failure import DifferingRankError, UserError
-from ddp.comm.reducers import build_reducer
 from ddp.comm.world import World
 
 pytestmark = pytest.mark.mpi
@@ -46,35 +45,6 @@ def test_all_reduce_of_an_empty_array(world: World) -> None:
 def test_all_gather_rows(world: World) -> None:
     rows = world.all_gather_rows(np.array([world.rank, world.rank**2, 7.0]), "rows")
     np.testing.assert_array_equal(rows, [[rank, rank**2, 7] for rank in range(world.size)])
-
-
-SLICES = [slice(0, 3), slice(3, 4), slice(4, 11)]
-
-
-@pytest.mark.parametrize("dtype", [np.int32, np.float32])
-@pytest.mark.parametrize("name", ["naive", "flat", "dummy"])
-def test_reducers(name: str, dtype: type, world: World) -> None:
-    elements, rows = np.arange(11), np.arange(2 * world.size)
-    sums = ((world.rank + 1) * elements).astype(dtype)
-    reports = np.where(rows // 2 == world.rank, rows, 0).astype(np.int32)  # zero in the other ranks' rows
-    own = reports.copy()
-    build_reducer(name, world, sums, reports, SLICES).reduce()
-    factor = world.rank + 1 if name == "dummy" else world.size * (world.size + 1) // 2
-    assert sums.dtype == dtype
-    np.testing.assert_array_equal(sums, factor * elements)
-    np.testing.assert_array_equal(reports, own if name == "dummy" else rows)
-
-
-@pytest.mark.parametrize("name", ["naive", "flat"])
-def test_sums_of_integers_are_exact_where_those_of_floats_round(name: str, world: World) -> None:
-    largest = 2**31 // world.size - 1
-    ranks = [np.random.default_rng(rank).integers(-largest, largest, 1000) for rank in range(world.size)]
-    sums, floats = ranks[world.rank].astype(np.int32), ranks[world.rank].astype(np.float32)
-    for array in (sums, floats):
-        build_reducer(name, world, array, np.zeros(1, np.int32), [slice(0, 999), slice(999, 1000)]).reduce()
-    np.testing.assert_array_equal(sums, np.sum(ranks, axis=0))
-    np.testing.assert_allclose(floats, np.sum(ranks, axis=0), rtol=0, atol=2.0**31 * world.size * 2.0**-24)
-    assert (floats != np.sum(ranks, axis=0)).any()
 
 
 def test_run_together_returns_each_ranks_own_result(world: World) -> None:

@@ -44,9 +44,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
 
 
 def make_writer(trainer: Trainer, folder: Path) -> CheckpointWriter:
-    return module.CheckpointWriter(
-        folder, trainer.config, "data", trainer.model, trainer.optimizer, trainer.gradient.scales
-    )
+    return module.CheckpointWriter(folder, trainer.config, "data", trainer.model, trainer.gradient.scales)
 
 
 def test_training_goes_on_while_the_state_of_then_is_written(make_trainer: Make, disk: Disk, tmp_path: Path) -> None:
@@ -64,7 +62,7 @@ def test_training_goes_on_while_the_state_of_then_is_written(make_trainer: Make,
         return to_state(flat)
 
     trainer.model.to_state = later  # type: ignore[method-assign]
-    writer.begin(1, evaluated=True)
+    writer.begin(1, trainer.optimizer.state, evaluated=True)
     assert disk.busy.wait(WAIT_S)
     trainer.train_step()  # returns, although nothing is written yet
     assert find_checkpoints(tmp_path) == []
@@ -88,9 +86,9 @@ def test_training_goes_on_while_the_state_of_then_is_written(make_trainer: Make,
 def test_the_next_checkpoint_waits_for_the_one_before(make_trainer: Make, disk: Disk, tmp_path: Path) -> None:
     trainer = make_trainer(MLP)
     writer = make_writer(trainer, tmp_path)
-    writer.begin(1, evaluated=True)
+    writer.begin(1, trainer.optimizer.state, evaluated=True)
     assert disk.busy.wait(WAIT_S)
-    second = threading.Thread(target=writer.begin, args=(2, True))
+    second = threading.Thread(target=writer.begin, args=(2, trainer.optimizer.state, True))
     second.start()
     second.join(0.2)
     assert second.is_alive()
@@ -106,7 +104,7 @@ def test_older_checkpoints_are_deleted_when_a_newer_one_is_written(make_trainer:
     trainer = make_trainer(change(MLP, "checkpoint", keep=2))
     writer = make_writer(trainer, tmp_path)
     for step in range(1, 6):
-        writer.begin(step, evaluated=True)
+        writer.begin(step, trainer.optimizer.state, evaluated=True)
     writer.finish()
     assert [path.name for path in find_checkpoints(tmp_path)] == [f"step-0000000{step}.safetensors" for step in (4, 5)]
 
@@ -118,13 +116,14 @@ def test_a_full_disk_is_told_with_the_files_name_and_nothing_more_is_written(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(module, "save_checkpoint", fail)
-    writer = make_writer(make_trainer(MLP), tmp_path)
-    writer.begin(3, evaluated=True)
+    trainer = make_trainer(MLP)
+    writer = make_writer(trainer, tmp_path)
+    writer.begin(3, trainer.optimizer.state, evaluated=True)
     message = r"step-00000003\.safetensors: cannot be written \(No space left on device\); .*--output\.dir"
     with pytest.raises(OSError, match=message):
         writer.finish()
     monkeypatch.undo()
-    writer.begin(4, evaluated=True)
+    writer.begin(4, trainer.optimizer.state, evaluated=True)
     with pytest.raises(OSError, match=message):
         writer.finish()
     assert list(tmp_path.iterdir()) == []
@@ -137,7 +136,8 @@ def test_a_fault_of_the_program_is_not_taken_for_the_disks(
         raise KeyError("planted")
 
     monkeypatch.setattr(module, "save_checkpoint", fail)
-    writer = make_writer(make_trainer(MLP), tmp_path)
-    writer.begin(3, evaluated=True)
+    trainer = make_trainer(MLP)
+    writer = make_writer(trainer, tmp_path)
+    writer.begin(3, trainer.optimizer.state, evaluated=True)
     with pytest.raises(KeyError, match="planted"):
         writer.finish()

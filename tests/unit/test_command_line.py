@@ -21,7 +21,7 @@ OPTIONS = """
     --optimizer.name --optimizer.lr --optimizer.momentum --optimizer.nesterov --optimizer.weight_decay
     --schedule.name --schedule.warmup_epochs
     --train.epochs --train.steps --train.evaluate_every --train.on_nonfinite
-    --comm.exact --comm.reducer --comm.check_every --comm.timeout_s
+    --comm.exact --comm.reducer --comm.bucket_mb --comm.check_every --comm.timeout_s
     --checkpoint.every_steps --checkpoint.every_epochs --checkpoint.keep --checkpoint.grace_s
     --output.dir --output.name --output.log_every --output.profile
 """.split()

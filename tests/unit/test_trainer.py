@@ -327,7 +327,7 @@ def test_a_leaf_that_fits_no_scale_counts_as_infinite(make_trainer: Make, monkey
 
     trainer = make_trainer(MLP)
     gradient = trainer.gradient
-    monkeypatch.setattr(gradient.reducer, "reduce", lambda: gradient.reports.largest.fill(np.inf))
+    monkeypatch.setattr(gradient.reducer, "finish", lambda: gradient.reports.largest.fill(np.inf))
     before = trainer.model.parameters.tobytes()
     with pytest.raises(NonFiniteError):
         trainer.train_step()

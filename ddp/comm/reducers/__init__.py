@@ -1,36 +1,43 @@
-"""Reducers: each turns the ranks' gradients into the global gradient, in place. A ladder, all rungs kept."""
+"""Reducers: each turns the ranks' gradients into the global gradient. A ladder, all rungs kept."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Protocol
-
+from ddp.comm.reducers.base import Buffers, Part, Reducer, cut_into_parts
+from ddp.comm.reducers.bucketed import BucketedReducer
 from ddp.comm.reducers.dummy import DummyReducer
 from ddp.comm.reducers.flat import FlatReducer
 from ddp.comm.reducers.naive import NaiveReducer
+from ddp.comm.reducers.node_shared import NodeSharedReducer
+from ddp.comm.reducers.sharded import ShardedReducer
 from ddp.comm.world import World
-from ddp.kernels.types import GradientSum, Int32
+from ddp.config import CommConfig
+from ddp.kernels.types import Int32, Int64
 
-__all__ = ["DummyReducer", "FlatReducer", "NaiveReducer", "Reducer", "build_reducer"]
+__all__ = [
+    "BucketedReducer",
+    "Buffers",
+    "DummyReducer",
+    "FlatReducer",
+    "NaiveReducer",
+    "NodeSharedReducer",
+    "Part",
+    "Reducer",
+    "ShardedReducer",
+    "build_reducer",
+    "cut_into_parts",
+]
+
+_SIMPLE: dict[str, type[Reducer]] = {
+    "naive": NaiveReducer,
+    "flat": FlatReducer,
+    "node_shared": NodeSharedReducer,
+    "sharded": ShardedReducer,
+    "dummy": DummyReducer,
+}
 
 
-class Reducer(Protocol):
-    """What the trainer needs of every rung."""
-
-    def reduce(self) -> None:
-        """Sum gradient and reports over all ranks, in place; every rank takes part, with or without samples."""
-
-
-def build_reducer(name: str, world: World, sums: GradientSum, reports: Int32, slices: Iterable[slice]) -> Reducer:
-    """The configured rung.
-
-    Args:
-        name: `naive`, `flat` or `dummy`.
-        world: the ranks.
-        sums: (N,) each rank's flat gradient sums.
-        reports: what the shards report besides, as integers: zero where another rank writes.
-        slices: where each parameter lies in the gradient.
-    """
-    if name == "naive":
-        return NaiveReducer(world, sums, reports, slices)
-    return FlatReducer(world, sums, reports) if name == "flat" else DummyReducer()
+def build_reducer(config: CommConfig, world: World, model: Buffers, reports: Int32, blocks: Int64) -> Reducer:
+    """The configured rung, see `Reducer.__init__`; collective."""
+    if config.reducer == "bucketed":
+        return BucketedReducer(world, model, reports, blocks, config.bucket_mb)
+    return _SIMPLE[config.reducer](world, model, reports, blocks)

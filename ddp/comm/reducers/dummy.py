@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from ddp.comm.reducers.base import Reducer
 
-class DummyReducer:
+
+class DummyReducer(Reducer):
     """Leaves every rank with its own gradient."""
 
-    def reduce(self) -> None:
+    def finish(self) -> None:
         """Do nothing."""

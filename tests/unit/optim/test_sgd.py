@@ -7,6 +7,7 @@ import pytest
 
 from ddp import nn
 from ddp.config import OptimizerConfig
+from ddp.kernels.update import make_blocks
 from ddp.optim import SGD, build_optimizer
 
 LR, MOMENTUM = 0.125, 0.5  # powers of two: exact in float32, as are sums of few products
@@ -100,7 +101,8 @@ def test_the_configured_optimizer_updates_the_models_buffers() -> None:
     model = nn.Sequential(nn.Linear(3, 2))
     before = model.parameters.astype(np.float64)
     model.gradient_sums[:] = np.arange(8)
-    optimizer = build_optimizer(OptimizerConfig(momentum=0.9, nesterov=True, weight_decay=0.01), model)
+    buffers = model.parameters, model.gradient_sums, make_blocks(model.parameter_slices.values())
+    optimizer = build_optimizer(OptimizerConfig(momentum=0.9, nesterov=True, weight_decay=0.01), *buffers)
     optimizer.step(0.1, 0.5)
     direction = np.arange(8) * 0.5 + 0.01 * before
     np.testing.assert_allclose(model.parameters, before - 0.1 * 1.9 * direction, rtol=1e-6, atol=1e-7)

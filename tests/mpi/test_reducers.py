@@ -1,0 +1,133 @@
+"""Every rung of the ladder, against closed forms: what a step of SGD leaves on every rank."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from mpi4py import MPI
+
+from ddp.comm.reducers import Reducer, build_reducer, cut_into_parts
+from ddp.comm.world import World
+from ddp.config import CommConfig
+from ddp.kernels.types import Float32, GradientSum
+from ddp.kernels.update import make_blocks
+
+pytestmark = pytest.mark.mpi
+
+SUMMING = ["naive", "flat", "bucketed", "node_shared", "sharded"]
+# More than one block, tensors of one element, and a length that no number of ranks divides.
+SLICES = {"a": slice(0, 3), "b": slice(3, 4), "c": slice(4, 40_001), "d": slice(40_001, 40_003)}
+SIZE = 40_003
+
+
+class Network:
+    """A model's flat buffers."""
+
+    def __init__(self, dtype: type) -> None:
+        self.parameters: Float32 = np.zeros(SIZE, np.float32)
+        self.gradient_sums: GradientSum = np.zeros(SIZE, dtype)
+        self.parameter_slices = SLICES
+
+    @property
+    def num_parameters(self) -> int:
+        return SIZE
+
+    def use_memory(self, parameters: Float32, gradient_sums: GradientSum) -> None:
+        parameters[:] = self.parameters
+        self.parameters, self.gradient_sums = parameters, gradient_sums
+
+
+@pytest.fixture(params=["one node", "nodes of two ranks", "a rank a node"])
+def nodes(request: pytest.FixtureRequest, world: World) -> Iterator[World]:
+    """The world, as if its ranks were on several nodes."""
+    of_node = {"one node": world.size, "nodes of two ranks": 2, "a rank a node": 1}[request.param]
+    real = world.node, world.local_rank, world.local_size, world.num_nodes, world.smallest_node
+    world.node = world.comm.Split(world.rank // of_node, world.rank)
+    world.local_rank, world.local_size = world.node.rank, world.node.size
+    world.num_nodes = -(-world.size // of_node)
+    world.smallest_node = world.comm.allreduce(world.local_size, op=MPI.MIN)
+    yield world
+    world.node.Free()
+    world.node, world.local_rank, world.local_size, world.num_nodes, world.smallest_node = real
+
+
+def build(name: str, world: World, network: Network, reports: np.ndarray) -> Reducer:
+    config = CommConfig(reducer=name, bucket_mb=0.05)  # type: ignore[arg-type]
+    return build_reducer(config, world, network, reports, make_blocks(SLICES.values()))
+
+
+def step(reducer: Reducer, network: Network, gradient: np.ndarray) -> np.ndarray:
+    """A step whose update adds the sums to the parameters; the squares of all blocks."""
+    reducer.begin()
+    for where in reversed(SLICES.values()):
+        network.gradient_sums[where] = gradient[where]
+        reducer.ready(where)
+    reducer.finish()
+    reducer.parameters[:] += reducer.sums
+    starts = reducer.part.blocks[:, 0].astype(np.float64) + reducer.part.where.start
+    return reducer.publish(starts)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+@pytest.mark.parametrize("name", [*SUMMING, "dummy"])
+def test_all_ranks_have_the_same_parameters_after_two_steps(name: str, dtype: type, nodes: World) -> None:
+    network, elements, rows = Network(dtype), np.arange(SIZE) % 1000, np.arange(2 * nodes.size)
+    reports = np.zeros(rows.size, np.int32)
+    reducer = build(name, nodes, network, reports)
+    reducer.warm_up()
+    factor = nodes.rank + 1 if name == "dummy" else nodes.size * (nodes.size + 1) // 2
+    for number in (1, 2):
+        own = np.where(rows // 2 == nodes.rank, rows, 0).astype(np.int32)  # zero in the other ranks' rows
+        reports[:] = own
+        squares = step(reducer, network, (nodes.rank + 1) * elements)
+        np.testing.assert_array_equal(network.parameters, number * factor * elements)
+        np.testing.assert_array_equal(reports, own if name == "dummy" else rows)
+        np.testing.assert_array_equal(squares, make_blocks(SLICES.values())[:, 0])
+    assert network.gradient_sums.dtype == dtype
+    reducer.close()
+    np.testing.assert_array_equal(network.parameters, 2 * factor * elements)
+
+
+@pytest.mark.parametrize("name", SUMMING)
+def test_sums_of_integers_are_exact_where_those_of_floats_round(name: str, nodes: World) -> None:
+    largest = 2**31 // nodes.size - 1
+    ranks = [np.random.default_rng(rank).integers(-largest, largest, SIZE) for rank in range(nodes.size)]
+    total = np.sum(ranks, axis=0)
+    for dtype in (np.int32, np.float32):
+        reducer = build(name, nodes, network := Network(dtype), np.zeros(1, np.int32))
+        reducer.begin()
+        network.gradient_sums[:] = ranks[nodes.rank]
+        reducer.finish()
+        mine = total[reducer.part.where]
+        if dtype == np.int32:
+            np.testing.assert_array_equal(reducer.sums, mine)
+        else:
+            np.testing.assert_allclose(reducer.sums, mine, rtol=0, atol=2.0**31 * nodes.size * 2.0**-24)
+            assert not mine.size or (reducer.sums != mine).any()
+        reducer.publish(np.zeros(len(reducer.part.blocks)))
+        reducer.close()
+
+
+@pytest.mark.parametrize("name", SUMMING)
+def test_the_optimizers_state_is_put_together_and_taken_apart(name: str, nodes: World) -> None:
+    reducer = build(name, nodes, Network(np.int32), np.zeros(1, np.int32))
+    state, numbers = reducer.make_state(), np.arange(SIZE, dtype=np.float32)
+    reducer.take(state, numbers)
+    reducer.publish(np.zeros(len(reducer.part.blocks)))
+    np.testing.assert_array_equal(state, numbers[reducer.part.where])
+    np.testing.assert_array_equal(reducer.whole(state), numbers)
+    reducer.close()
+
+
+@pytest.mark.parametrize("num_parts", [1, 2, 3, 5, 20])
+def test_parts_cover_all_blocks_once(num_parts: int) -> None:
+    blocks = make_blocks(SLICES.values())
+    parts = cut_into_parts(blocks, num_parts)
+    joined = np.concatenate([part.blocks + np.array([part.where.start, part.where.start, 0]) for part in parts])
+    np.testing.assert_array_equal(joined, blocks)
+    edges = [edge for part in parts for edge in (part.where.start, part.where.stop)]
+    assert edges[0] == 0
+    assert edges[-1] == SIZE
+    assert edges[1:-1:2] == edges[2::2]
