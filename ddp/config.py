@@ -179,9 +179,10 @@ class CommConfig:
 
     exact: bool = True
     """Whether gradients are summed in fixed point, with the same bits on any number of ranks; else in float32."""
-    reducer: Literal["naive", "flat", "bucketed", "node_shared", "sharded", "dummy"] = "flat"
+    reducer: Literal["auto", "naive", "flat", "bucketed", "node_shared", "sharded", "dummy"] = "auto"
     """naive: one Allreduce a parameter; flat: one for all; bucketed: several, while backward computes; node_shared: one
-    copy of the parameters a node; sharded: each rank updates a part; dummy: none, the bound (ranks then diverge)."""
+    copy of the parameters a node; sharded: each rank updates a part; dummy: none, the bound (ranks then diverge); auto:
+    the fastest of flat, node_shared, bucketed and sharded in the first steps."""
     bucket_mb: float = 1.0
     """Largest part of the gradient that `bucketed` sends at once, in 2**20 bytes."""
     check_every: int = 100
