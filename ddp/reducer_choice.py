@@ -6,7 +6,6 @@ They are steps of the run itself, and with `comm.exact` all rungs compute the sa
 from __future__ import annotations
 
 import itertools
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,9 +14,10 @@ from typing import NamedTuple
 import numpy as np
 
 from ddp.comm.world import World
+from ddp.kernels.types import Float64
 
-STEPS = 5
-"""Steps of a rung in a round; the first is not counted, since memory is touched anew."""
+STEPS = range(3, 11)
+"""Steps of a rung in a round, few or many; the first is not counted, since memory is touched anew."""
 ROUNDS = 3
 SHARE = 0.25
 """Of a run's steps that may go into trials, at most; a shorter run is done by the first candidate."""
@@ -35,13 +35,13 @@ class Trial(NamedTuple):
 def plan_trials(candidates: list[str], num_steps: int) -> list[Trial]:
     """Which rung does which of the first steps: all in turn, several rounds, as drift of the machine meets all then.
 
-    >>> [trial.rung for trial in plan_trials(["flat", "sharded"], 40)]
-    ['flat', 'flat', 'flat', 'flat', 'flat', 'sharded', 'sharded', 'sharded', 'sharded', 'sharded']
+    >>> [trial.rung for trial in plan_trials(["flat", "sharded"], 72)][:7]
+    ['flat', 'flat', 'flat', 'sharded', 'sharded', 'sharded', 'flat']
     """
-    rounds = min(ROUNDS, int(num_steps * SHARE) // (STEPS * len(candidates)))
-    if len(candidates) < 2:
+    steps = min(STEPS[-1], int(num_steps * SHARE) // (ROUNDS * len(candidates)))
+    if len(candidates) < 2 or steps < STEPS[0]:
         return []
-    turns = itertools.product(range(rounds), candidates, range(STEPS))
+    turns = itertools.product(range(ROUNDS), candidates, range(steps))
     return [Trial(rung, number > 0) for _, rung, number in turns]
 
 
@@ -53,7 +53,8 @@ class Choice:
     reason: str
     """Why this one, for a person."""
     step_ms: dict[str, float]
-    """Median time of a step of each rung, milliseconds; empty without trials."""
+    """Time of a step of each rung, milliseconds: the lower quartile, since disturbances only add; empty without
+    trials."""
 
     def lines(self) -> list[str]:
         """The table and the reason, for the log."""
@@ -67,7 +68,7 @@ def choose(step_ms: dict[str, float]) -> Choice:
     """The fastest rung, or the first where none is clearly faster.
 
     Args:
-        step_ms: median time of a step of each rung, the first being the one to beat.
+        step_ms: time of a step of each rung, the first being the one to beat.
     """
     (first, base), *_ = step_ms.items()
     fastest = min(step_ms, key=lambda rung: step_ms[rung])
@@ -118,13 +119,12 @@ class ReducerTrials:
         """The rung for all other steps, the same on all ranks; collective."""
         if not self.trials:
             few = f"{self.num_steps} steps are too few to try {', '.join(self.candidates)}"
-            return Choice(self.candidates[0], few if len(self.candidates) > 1 else "no other applies", {})
+            return Choice(self.candidates[0], few, {})
         rows = self.world.all_gather_rows(np.array(self._seconds), "times of the reducers' trials")
         steps = rows.mean(axis=0) * 1e3
-        times = {
-            rung: statistics.median(
-                float(ms) for ms, trial in zip(steps, self.trials, strict=True) if trial.counts and trial.rung == rung
-            )
-            for rung in self.candidates
-        }
+        times = {rung: self._quartile(rung, steps) for rung in self.candidates}
         return choose(times)
+
+    def _quartile(self, rung: str, steps_ms: Float64) -> float:
+        counted = [ms for ms, trial in zip(steps_ms, self.trials, strict=True) if trial == (rung, True)]
+        return float(np.quantile(counted, 0.25))

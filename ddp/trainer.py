@@ -81,7 +81,7 @@ class Trainer:
         if rung == "auto":
             rungs = applicable_rungs(world, self.model.num_parameters)
             rung = rungs[0]
-            self.trials = ReducerTrials(world, rungs, self.total_steps)
+            self.trials = ReducerTrials(world, rungs, self.total_steps) if len(rungs) > 1 else None
         self.update.use(rung)
         self.evaluator = Evaluator(world, dataset.test, at_once)
         self.data_checksum = world.once_on_node(dataset.checksum)
