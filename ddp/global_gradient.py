@@ -49,7 +49,7 @@ class GlobalGradient:
         """Take the model, whose gradient sums are overwritten, and the loss of its outputs."""
         self.model, self.loss, self.repeats = model, loss, 0
         self.reports = ShardReports(config.batch.shards, model.scales.size, model.num_statistics)
-        self.scales = build_scales(config.comm.exact, model.scales, config.batch.shards)
+        self.scales = build_scales(config.comm.sums_exactly, model.scales, config.batch.shards)
         blocks = make_blocks(model.parameter_slices.values())
         self.reducer = build_reducer(config.comm, world, model, self.reports.integers, blocks)
 

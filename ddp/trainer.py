@@ -59,7 +59,7 @@ class Trainer:
         self.sampler = Sampler(len(dataset.train), config.batch.size, config.batch.shards, config.seed)
         self._check_batch()
         sample_shape = dataset.train.sample_shape
-        self.model = build_model(config.model, sample_shape, dataset.num_classes, config.seed, config.comm.exact)
+        self.model = build_model(config.model, sample_shape, dataset.num_classes, config.seed, config.comm.sums_exactly)
         self.loss = build_loss(config.model)
         capacity = max(1, self.sampler.max_rank_samples(world.size))
         self.model.build(sample_shape, capacity)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ddp.comm.reducers.base import Buffers, Part, Reducer, cut_into_parts
 from ddp.comm.reducers.bucketed import BucketedReducer
+from ddp.comm.reducers.compressed import CompressedReducer
 from ddp.comm.reducers.dummy import DummyReducer
 from ddp.comm.reducers.flat import FlatReducer
 from ddp.comm.reducers.naive import NaiveReducer
@@ -16,6 +17,7 @@ from ddp.kernels.types import Int32, Int64
 __all__ = [
     "BucketedReducer",
     "Buffers",
+    "CompressedReducer",
     "DummyReducer",
     "FlatReducer",
     "NaiveReducer",
@@ -38,6 +40,8 @@ _SIMPLE: dict[str, type[Reducer]] = {
 
 def build_reducer(config: CommConfig, world: World, model: Buffers, reports: Int32, blocks: Int64) -> Reducer:
     """The configured rung, see `Reducer.__init__`; collective."""
+    if config.compression != "none":
+        return CompressedReducer(world, model, reports, blocks, config.compression == "fp16")
     if config.reducer == "bucketed":
         return BucketedReducer(world, model, reports, blocks, config.bucket_mb)
     return _SIMPLE[config.reducer](world, model, reports, blocks)
