@@ -76,6 +76,19 @@ CASES = {
     "mlp sharded": replace(MLP, comm=CommConfig(reducer="sharded")),
     "mnist_cnn sharded": replace(CNN, comm=CommConfig(reducer="sharded")),
     "vgg sharded": replace(VGG, comm=CommConfig(reducer="sharded")),
+    "mlp accumulated": replace(MLP, batch=replace(MLP.batch, accumulation=3)),
+    "mnist_cnn accumulated, bucketed": replace(
+        CNN, batch=replace(CNN.batch, accumulation=8), comm=CommConfig(reducer="bucketed")
+    ),
+    "vgg accumulated, node_shared": replace(
+        VGG, batch=replace(VGG.batch, accumulation=2), comm=CommConfig(reducer="node_shared")
+    ),
+    **{
+        f"mlp clipped, {reducer}": replace(
+            MLP, optimizer=replace(MLP.optimizer, clip_norm=0.5), comm=CommConfig(reducer=reducer)
+        )
+        for reducer in ("flat", "node_shared", "sharded")
+    },
     "one shard, so all ranks but one idle": replace(MLP, batch=BatchConfig(size=32, shards=1)),
     "shards that no number of ranks above 1 divides": replace(MLP, batch=BatchConfig(size=33, shards=7)),
 }
@@ -119,6 +132,16 @@ def test_any_number_of_ranks_trains_as_one(config: Config, world: World, alone: 
     assert np.linalg.norm(reference.model.parameters - initial) > 1e-2 * np.linalg.norm(initial)
     assert trainer.evaluation is not None
     assert trainer.evaluation == reference.evaluation
+
+
+@pytest.mark.parametrize("config", [MLP, CNN, VGG], ids=["mlp", "mnist_cnn with dropout", "vgg"])
+def test_micro_batches_add_up_to_the_same_bits(config: Config, world: World) -> None:
+    whole, cut = build(config, world), build(replace(config, batch=replace(config.batch, accumulation=4)), world)
+    for _ in range(3):
+        whole.train_step()
+        cut.train_step()
+    assert bits(cut) == bits(whole)
+    assert cut.buffer.inputs.nbytes < whole.buffer.inputs.nbytes or world.size > 2
 
 
 @pytest.mark.parametrize("reducer", ["naive", "flat", "bucketed", "node_shared", "sharded"])

@@ -12,7 +12,7 @@ from ddp.comm.reducers.node_shared import NodeSharedReducer
 from ddp.comm.reducers.sharded import ShardedReducer
 from ddp.comm.world import World
 from ddp.config import CommConfig
-from ddp.kernels.types import Int32, Int64
+from ddp.kernels.types import Int64
 
 __all__ = [
     "BucketedReducer",
@@ -38,10 +38,10 @@ _SIMPLE: dict[str, type[Reducer]] = {
 }
 
 
-def build_reducer(config: CommConfig, world: World, model: Buffers, reports: Int32, blocks: Int64) -> Reducer:
+def build_reducer(config: CommConfig, world: World, model: Buffers, blocks: Int64) -> Reducer:
     """The configured rung, see `Reducer.__init__`; collective."""
     if config.compression != "none":
-        return CompressedReducer(world, model, reports, blocks, config.compression == "fp16")
+        return CompressedReducer(world, model, blocks, config.compression == "fp16")
     if config.reducer == "bucketed":
-        return BucketedReducer(world, model, reports, blocks, config.bucket_mb)
-    return _SIMPLE[config.reducer](world, model, reports, blocks)
+        return BucketedReducer(world, model, blocks, config.bucket_mb)
+    return _SIMPLE[config.reducer](world, model, blocks)

@@ -16,7 +16,7 @@ from mpi4py import MPI
 from ddp.comm.reducers.base import Buffers, Reducer, cut_into_parts
 from ddp.comm.world import World
 from ddp.kernels.compress import compress, expand_sum
-from ddp.kernels.types import Float32, Int32, Int64
+from ddp.kernels.types import Float32, Int64
 
 
 class CompressedReducer(Reducer):
@@ -31,23 +31,22 @@ class CompressedReducer(Reducer):
             good. Of a step that is skipped because its gradient is not finite, they lose what it carried of them.
     """
 
-    def __init__(self, world: World, model: Buffers, reports: Int32, blocks: Int64, half: bool) -> None:
+    def __init__(self, world: World, model: Buffers, blocks: Int64, half: bool) -> None:
         """Take whether words are float16 (else bfloat16), besides what every rung takes."""
-        super().__init__(world, model, reports, blocks)
+        super().__init__(world, model, blocks)
         self.half = half
         parts = cut_into_parts(blocks, world.size)
         self._own = own = parts[world.rank]
         # A block has a head before its words.
-        self._lengths = [part.where.stop - part.where.start + len(part.blocks) for part in parts]
+        self._lengths = [part.size + len(part.blocks) for part in parts]
         self._own_words = slice(own.where.start + own.rows.start, own.where.stop + own.rows.stop)
         self._words = np.zeros(sum(self._lengths), np.uint16)
         self._received = np.zeros((world.size, self._lengths[world.rank]), np.uint16)
-        self._total = np.zeros(own.where.stop - own.where.start, np.float32)
+        self._total = np.zeros(own.size, np.float32)
         self.residual, self.residual_of_sum = np.zeros(model.num_parameters, np.float32), np.zeros_like(self._total)
 
     def finish(self) -> None:
         """Sum over all ranks, in place."""
-        self.world.all_reduce(self.reports, "sum of reports")
         if self.world.size > 1:
             self._sum_parts(cast("Float32", self.model.gradient_sums))
 
