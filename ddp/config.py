@@ -179,9 +179,10 @@ class CommConfig:
 
     exact: bool = True
     """Whether gradients are summed in fixed point, with the same bits on any number of ranks; else in float32."""
-    reducer: Literal["naive", "flat", "bucketed", "node_shared", "sharded", "dummy"] = "flat"
+    reducer: Literal["auto", "naive", "flat", "bucketed", "node_shared", "sharded", "dummy"] = "auto"
     """naive: one Allreduce a parameter; flat: one for all; bucketed: several, while backward computes; node_shared: one
-    copy of the parameters a node; sharded: each rank updates a part; dummy: none, the bound (ranks then diverge)."""
+    copy of the parameters a node; sharded: each rank updates a part; dummy: none, the bound (ranks then diverge); auto:
+    the fastest of flat, node_shared, bucketed and sharded in the first steps."""
     bucket_mb: float = 1.0
     """Largest part of the gradient that `bucketed` sends at once, in 2**20 bytes."""
     compression: Literal["none", "bf16", "fp16"] = "none"
@@ -195,8 +196,9 @@ class CommConfig:
     def __post_init__(self) -> None:
         _require(self.check_every >= 0, "comm.check_every", self.check_every, "use 0 or more")
         _require(0 < self.bucket_mb <= 1024, "comm.bucket_mb", self.bucket_mb, "use a number above 0, up to 1024")
-        fix = f"comm.compression = {self.compression} needs flat; or use comm.compression = none"
-        _require(self.compression == "none" or self.reducer == "flat", "comm.reducer", self.reducer, fix)
+        fix = f"comm.compression = {self.compression} needs auto or flat; or use comm.compression = none"
+        is_simple = self.reducer in ("auto", "flat")
+        _require(is_simple or self.compression == "none", "comm.reducer", self.reducer, fix)
         # The longest wait in good order is for a rank that compiles: 40 s on one core.
         fix = "use 1 s or more, or 0 for never"
         _require(self.timeout_s == 0 or 1 <= self.timeout_s < math.inf, "comm.timeout_s", self.timeout_s, fix)

@@ -23,11 +23,13 @@ class SharedUpdate:
     """A reducer, and the optimizer of the part of the parameters that it gives to this rank.
 
     Attributes:
+        rung: the reducer's name.
         reducer: what sums over the ranks, and gives all of them all parameters.
         optimizer: of this rank's part.
         replicas: compares the ranks' parameters.
     """
 
+    rung: str
     reducer: Reducer
     optimizer: SGD
     replicas: ReplicaCheck
@@ -45,6 +47,7 @@ class SharedUpdate:
             state = {name: whole.copy() for name, whole in self.state().items()}
             self.agreed_step = self.replicas.agreed_step
             self.reducer.close()
+        self.rung = rung
         comm = dataclasses.replace(self.config.comm, reducer=rung)  # type: ignore[arg-type]
         self.reducer = self.gradient.reducer = build_reducer(comm, self.world, self.model, self.blocks)
         self.optimizer = build_optimizer(self.config.optimizer, *self.reducer.mine())

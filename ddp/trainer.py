@@ -10,17 +10,17 @@ import dataclasses
 import math
 import time
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ddp.checkpoint import check_same_run, load_checkpoint, parameters_sha256, save_model
+from ddp.checkpoint import parameters_sha256
 from ddp.checkpoint_writer import CheckpointWriter
 from ddp.comm.agreement import GO_ON, WRITE_FAILED, Agreement, StopAgreed
-from ddp.comm.failure import Interrupted, NonFiniteError
-from ddp.comm.reducers import Reducer
-from ddp.comm.signals import StopSignals, signal_name
+from ddp.comm.failure import NonFiniteError
+from ddp.comm.reducers import Reducer, applicable_rungs
+from ddp.comm.signals import StopSignals
 from ddp.comm.world import World
 from ddp.config import Config
 from ddp.data import Dataset, MicroBatch, Sampler
@@ -38,6 +38,8 @@ from ddp.observe.progress import Progress
 from ddp.observe.timers import PhaseTimers
 from ddp.optim import SGD, learning_rate
 from ddp.partition import block_partition
+from ddp.recovery import Recovery
+from ddp.reducer_choice import ReducerTrials
 from ddp.run_directory import RunDirectory
 from ddp.shared_update import SharedUpdate
 from ddp.step_log import StepLog
@@ -74,9 +76,16 @@ class Trainer:
         self.buffer = dataset.train.make_buffer(capacity)
         self.gradient = GlobalGradient(config, world, self.model, self.loss, self._load)
         self.update = SharedUpdate(config, world, self.gradient)
-        self.update.use(config.comm.reducer)
+        self.trials: ReducerTrials | None = None
+        rung: str = config.comm.reducer
+        if rung == "auto":
+            rungs = applicable_rungs(config.comm, world, self.model.num_parameters)
+            rung = rungs[0]
+            self.trials = ReducerTrials(world, rungs, self.total_steps) if len(rungs) > 1 else None
+        self.update.use(rung)
         self.evaluator = Evaluator(world, dataset.test, at_once)
         self.data_checksum = world.once_on_node(dataset.checksum)
+        self.recovery = Recovery(config, world, self.update, self.data_checksum)
         self.timers = PhaseTimers()
         self.profile: profile.Profile | None = None
         self.micro_batches: dict[int, list[MicroBatch]] = {}  # by the size of the global batch: all or a ragged last
@@ -95,16 +104,17 @@ class Trainer:
         """Say where events, progress, files and digests of parameters go; without this call nothing is written."""
         self.metrics, self.progress, self.run = metrics, progress, run
         self.parameter_log = log or ParameterLog(None)
-        self.writer: CheckpointWriter | None = None
-        if run is not None:
-            self.writer = CheckpointWriter(
-                run.checkpoints, self.config, self.data_checksum, self.model, self.gradient.scales
-            )
+        self.recovery.use_outputs(run, metrics)
 
     @property
     def reducer(self) -> Reducer:
         """What sums over the ranks."""
         return self.update.reducer
+
+    @property
+    def writer(self) -> CheckpointWriter | None:
+        """Of the run's checkpoints, on the rank that writes them."""
+        return self.recovery.writer
 
     @property
     def optimizer(self) -> SGD:
@@ -160,7 +170,7 @@ class Trainer:
         try:
             self._train()
         except StopAgreed:
-            self._stop()
+            self.recovery.stop(self.step, self.agreement.value, self._is_evaluated())
         self._finish()
 
     def _train(self) -> None:
@@ -170,7 +180,7 @@ class Trainer:
                 self.evaluate()
         while self.step < self.total_steps:
             self.world.activity.step = self.step + 1
-            self.train_step()
+            self._step()
             self.parameter_log.write(self.step, self._step_values)
             replicas = self.update.replicas
             if replicas.is_due(self.step) or self.step == self.total_steps or self._is_checkpoint_due():
@@ -186,6 +196,21 @@ class Trainer:
         self._require_finite(bool(np.isfinite(self.model.parameters).all()), "the result of the last step")
         if self.config.train.evaluate_every and self.evaluated_step != self.step:
             self.evaluate()
+
+    def _step(self) -> None:
+        """A step by the configured reducer, or the one whose turn it is."""
+        if self.trials is None:
+            return self.train_step()
+        choice = self.trials.step(self.train_step, self.update.rung, self._use_rung)
+        if choice is not None:
+            self.trials = None
+            self.metrics.write("reducer", step=self.step, **dataclasses.asdict(choice))
+            for line in choice.lines():
+                self.progress.message(line)
+
+    def _use_rung(self, rung: str) -> None:
+        with self.timers.excluded():
+            self.update.use(rung)
 
     def train_step(self) -> None:
         """One step of SGD: gather, forward, backward, reduce, update."""
@@ -228,42 +253,17 @@ class Trainer:
 
     def checkpoint(self) -> None:
         """Let rank 0 begin to write a checkpoint of the present step; the others go on at once; collective."""
-        state = self.update.state()
-        if self.writer is not None:
-            is_owed = self._is_due(self.config.train.evaluate_every) and self.evaluated_step != self.step
-            self.writer.begin(self.step, state, evaluated=not is_owed)
-            self._log_checkpoints()
+        self.recovery.checkpoint(self.step, self._is_evaluated())
 
-    def _log_checkpoints(self) -> None:
-        if self.writer is not None and self.run is not None:
-            for step, path in self.writer.take_written():
-                self.metrics.write("checkpoint", path=str(path.relative_to(self.run.path)), step=step)
+    def _is_evaluated(self) -> bool:
+        """Whether no evaluation is owed at the present step."""
+        return not self._is_due(self.config.train.evaluate_every) or self.evaluated_step == self.step
 
     def _report(self) -> int:
         """What the other ranks are to know of this one, with the next step."""
-        if self.writer is not None and self.writer.error is not None:
+        if self.recovery.has_failed:
             return WRITE_FAILED
         return self.signals.requested or GO_ON
-
-    def _stop(self) -> NoReturn:
-        """Write a checkpoint of the present step, unless there is one, and end the run on all ranks."""
-
-        def finish() -> int | None:
-            """Write what was begun; the newest step of which there is a checkpoint, -1 for none."""
-            if self.writer is None:
-                return None
-            self.writer.finish()
-            self._log_checkpoints()
-            return self.writer.newest_step
-
-        step = self.world.run_on_root(finish)
-        if step is not None and step != self.step:
-            self.checkpoint()
-            step = self.world.run_on_root(finish)
-        saved = (
-            f"checkpoint of step {step} saved" if step is not None else f"no run directory, so step {self.step} is lost"
-        )
-        raise Interrupted(f"interrupted by {signal_name(self.agreement.value)}: {saved}")
 
     def resume(self, path: Path) -> None:
         """Continue from a checkpoint, made on any number of ranks.
@@ -271,14 +271,7 @@ class Trainer:
         Raises:
             CheckpointError: if it is damaged, or of a run that would have computed other numbers.
         """
-        checkpoint = load_checkpoint(path)
-        check_same_run(checkpoint, self.config, self.data_checksum, path)
-        self.model.load_state_dict(checkpoint.parameters)
-        state = {name: np.zeros_like(self.model.parameters) for name in self.optimizer.state}
-        for name, whole in state.items():
-            self.model.from_state(checkpoint.optimizer.get(name, {}), whole)
-        self.update.take_state(state)
-        self.gradient.scales.set_exponents(checkpoint.exponents)
+        checkpoint = self.recovery.resume(path)
         self.step = checkpoint.step
         self.evaluation_owed = not checkpoint.evaluated
 
@@ -332,7 +325,7 @@ class Trainer:
         self._require_finite(math.isfinite(loss), f"the loss of step {self.step}")
         values = {"epoch": self._epoch_of_last_step(), "loss": loss, "lr": self.lr, "grad_norm": self.grad_norm}
         self.log.write(self.step, self.samples_done, **values)
-        self._log_checkpoints()
+        self.recovery.log_written()
         if not self.agreement.with_steps:
             self.agreement.now()
 
@@ -363,15 +356,9 @@ class Trainer:
         for line in profile.table(rows):
             self.progress.message(line)
 
-    def _write_results(self) -> None:
-        if self.writer is not None and self.run is not None:
-            self.writer.finish()
-            self._log_checkpoints()
-            save_model(self.run.model, self.model.state_dict(), self.model.parameter_dict())
-
     def _finish(self) -> None:
         parameters = self.model.parameter_dict()
-        self.world.run_on_root(self._write_results)
+        self.world.run_on_root(self.recovery.finish)
         if self.profile is not None:
             self._report_profile(self.profile)
         samples_per_s = self.log.samples_per_s

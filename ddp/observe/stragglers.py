@@ -21,9 +21,10 @@ class StragglerWatch:
         """Take the host of each rank."""
         self.hosts = hosts
         self._slowest, self._in_a_row = -1, 0
+        self._named_at: dict[int, int] = {}
 
     def report(self, busy: Float64) -> str | None:
-        """A sentence if a rank has been slow several times in a row; after 3 reports, then after 6, 12 and so on.
+        """A sentence if a rank has been slow 3 times in a row; for each rank again after 6, 12 and so on.
 
         Args:
             busy: (world_size,) time in which each rank worked since the last report.
@@ -35,9 +36,8 @@ class StragglerWatch:
         is_slow = excess > THRESHOLD
         self._in_a_row = (self._in_a_row if slowest == self._slowest else 0) + 1 if is_slow else 0
         self._slowest = slowest
-        times, rest = divmod(self._in_a_row, REPORTS)
-        if rest or times.bit_count() != 1:
+        if self._in_a_row < self._named_at.get(slowest, REPORTS):
             return None
-        return (
-            f"rank {slowest} on {self.hosts[slowest]} is {100 * excess:.0f} % slower, {self._in_a_row} reports in a row"
-        )
+        self._named_at[slowest] = 2 * self._in_a_row
+        name = f"rank {slowest} on {self.hosts[slowest]}"
+        return f"{name} is {100 * excess:.0f} % slower, {self._in_a_row} reports in a row"

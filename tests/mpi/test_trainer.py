@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -85,7 +87,7 @@ CASES = {
     ),
     **{
         f"mlp clipped, {reducer}": replace(
-            MLP, optimizer=replace(MLP.optimizer, clip_norm=0.5), comm=CommConfig(reducer=reducer)
+            MLP, optimizer=replace(MLP.optimizer, clip_norm=0.3), comm=CommConfig(reducer=reducer)
         )
         for reducer in ("flat", "node_shared", "sharded")
     },
@@ -142,6 +144,92 @@ def test_micro_batches_add_up_to_the_same_bits(config: Config, world: World) -> 
         cut.train_step()
     assert bits(cut) == bits(whole)
     assert cut.buffer.inputs.nbytes < whole.buffer.inputs.nbytes or world.size > 2
+
+
+def test_the_reducers_that_are_tried_change_no_bit(world: World, alone: World, mpi_tmp_path: Path) -> None:
+    config = replace(MLP, train=TrainConfig(epochs=64), output=replace(MLP.output, dir=str(mpi_tmp_path), name="run"))
+    trainer, reference = build(config, world), build(config, alone)
+    run = world.run_on_root(lambda: create_run_directory(config, resume_step=None))
+    metrics = MetricsLog(run.metrics if world.is_root else None, time.perf_counter())
+    trainer.use_outputs(metrics, Progress(), run if world.is_root else None)
+    used = set()
+    backward = trainer.model.backward
+
+    def watched(*given: Any, **named: Any) -> Any:
+        used.add(type(trainer.reducer).__name__)
+        return backward(*given, **named)
+
+    trainer.model.backward = watched  # type: ignore[method-assign]
+    trainer.train()
+    reference.train()
+    assert bits(trainer) == bits(reference)
+    everything = {"FlatReducer", "NodeSharedReducer", "BucketedReducer", "ShardedReducer"}
+    assert used == (everything if world.size > 1 else {"FlatReducer"})
+    assert len(set(world.comm.allgather(trainer.update.rung))) == 1
+    metrics.close()
+    if world.is_root:
+        (record,) = [json.loads(line) for line in run.metrics.read_text().splitlines() if '"reducer"' in line]
+        assert record["rung"] == trainer.update.rung
+        assert len(record["step_ms"]) == (len(everything) if world.size > 1 else 0)
+
+
+def test_the_rank_that_all_wait_for_is_named(world: World, mpi_tmp_path: Path) -> None:
+    config = replace(MLP, output=replace(MLP.output, dir=str(mpi_tmp_path), name="run", log_every=3))
+    trainer = build(config, world)
+    run = world.run_on_root(lambda: create_run_directory(config, resume_step=None))
+    metrics = MetricsLog(run.metrics if world.is_root else None, time.perf_counter())
+    trainer.use_outputs(metrics, Progress(), run if world.is_root else None)
+    forward, slow = trainer.model.forward, world.size - 1
+
+    def late(*given: Any, **named: Any) -> Any:
+        if world.rank == slow:
+            time.sleep(0.05)
+        return forward(*given, **named)
+
+    trainer.model.forward = late  # type: ignore[method-assign]
+    trainer.train()
+    metrics.close()
+    records = [json.loads(line) for line in run.metrics.read_text().splitlines()] if world.is_root else []
+    steps = [record for record in records if record["event"] == "step"]
+    assert {record["slowest_rank"] for record in steps} <= {slow}
+    # The others wait as long as it sleeps; what the collective itself takes is told apart.
+    assert all(record["wait_ms"] > record["comm_exposed_ms"] or world.size == 1 for record in steps)
+    found = [record["text"] for record in records if record["event"] == "straggler"]
+    if world.is_root and world.size > 1:
+        assert found[0].startswith(f"rank {slow} on {world.host} is ")
+        assert found[0].endswith(" % slower, 3 reports in a row")
+    else:
+        assert found == []
+
+
+def test_clipping_learns_as_well_as_plain_sgd(world: World) -> None:
+    """At a rate of learning at which about every second gradient is clipped."""
+    config = replace(MLP, data=replace(MLP.data, samples=400), train=TrainConfig(epochs=6))
+    clipped = build(replace(config, optimizer=replace(config.optimizer, clip_norm=0.3)), world)
+    plain = build(config, world)
+    norms = []
+    for _ in range(clipped.total_steps):
+        clipped.train_step()
+        plain.train_step()
+        norms.append(clipped.grad_norm)
+    assert 0.1 < np.mean(np.array(norms) > 0.3) < 0.9
+    first, second = clipped.evaluate(), plain.evaluate()
+    assert first.accuracy is not None
+    assert second.accuracy is not None
+    assert first.accuracy >= second.accuracy - 0.02 > 0.9
+
+
+def test_a_clipped_gradient_has_the_largest_norm_that_is_allowed(world: World) -> None:
+    """A step of plain SGD from the same parameters goes the same way, and further."""
+    optimizer = OptimizerConfig(lr=0.1, momentum=0.0)
+    plain, clipped = (build(replace(MLP, optimizer=replace(optimizer, clip_norm=c)), world) for c in (0.0, 0.25))
+    start = plain.model.parameters.copy()
+    plain.train_step()
+    clipped.train_step()
+    assert clipped.grad_norm == plain.grad_norm > 0.25
+    shorter, longer = clipped.model.parameters - start, plain.model.parameters - start
+    assert np.linalg.norm(shorter) == pytest.approx(0.1 * 0.25, rel=1e-4)
+    np.testing.assert_allclose(shorter, longer * (0.25 / plain.grad_norm), atol=1e-7)
 
 
 @pytest.mark.parametrize("reducer", ["naive", "flat", "bucketed", "node_shared", "sharded"])

@@ -8,7 +8,7 @@ from ddp.comm.reducers.compressed import CompressedReducer
 from ddp.comm.reducers.dummy import DummyReducer
 from ddp.comm.reducers.flat import FlatReducer
 from ddp.comm.reducers.naive import NaiveReducer
-from ddp.comm.reducers.node_shared import NodeSharedReducer
+from ddp.comm.reducers.node_shared import NodeSharedReducer, shared_memory_shortage
 from ddp.comm.reducers.sharded import ShardedReducer
 from ddp.comm.world import World
 from ddp.config import CommConfig
@@ -25,6 +25,7 @@ __all__ = [
     "Part",
     "Reducer",
     "ShardedReducer",
+    "applicable_rungs",
     "build_reducer",
     "cut_into_parts",
 ]
@@ -38,8 +39,20 @@ _SIMPLE: dict[str, type[Reducer]] = {
 }
 
 
+def applicable_rungs(config: CommConfig, world: World, num_parameters: int) -> list[str]:
+    """The rungs among which to choose the fastest, the simplest first; collective."""
+    if world.size == 1 or config.compression != "none":
+        return ["flat"]
+    shares = world.size > world.num_nodes and shared_memory_shortage(world, num_parameters) is None
+    return ["flat", *(["node_shared"] if shares else []), "bucketed", "sharded"]
+
+
 def build_reducer(config: CommConfig, world: World, model: Buffers, blocks: Int64) -> Reducer:
-    """The configured rung, see `Reducer.__init__`; collective."""
+    """The configured rung, see `Reducer.__init__`; collective.
+
+    Raises:
+        ValueError: on all ranks, if a node lacks the memory that the rung shares.
+    """
     if config.compression != "none":
         return CompressedReducer(world, model, blocks, config.compression == "fp16")
     if config.reducer == "bucketed":

@@ -9,6 +9,8 @@ Computing 95, 2013.
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -20,6 +22,7 @@ from ddp.comm.world import World
 from ddp.kernels.types import Addends, Float32, Float64, GradientSum, Int64
 from ddp.kernels.update import add_part
 
+SHARED_MEMORY = Path("/dev/shm")
 SLICE = 1 << 18
 """Elements of the sums between nodes that travel at once, 1 MiB: while the next are being added."""
 
@@ -67,6 +70,24 @@ def _on_lines(num_bytes: int) -> int:
     return -(-num_bytes // 64) * 64
 
 
+def shared_memory_shortage(world: World, num_parameters: int) -> str | None:
+    """Why the nodes cannot share buffers of so many parameters, in words for the user; None if they can; collective.
+
+    MPI libraries take shared memory from SHARED_MEMORY, of which containers have 64 MB unless told otherwise; who
+    writes beyond that is killed by SIGBUS.
+    """
+    needed = 4 * num_parameters * (world.local_size + 3)  # gradients; parameters, state, and one more for safety
+    free = needed
+    if SHARED_MEMORY.is_dir():
+        free = shutil.disk_usage(SHARED_MEMORY).free
+    shortages = [
+        f"{host} has {free / 1e6:,.0f} MB free in {SHARED_MEMORY}, {needed / 1e6:,.0f} MB are needed"
+        for host, free, needed in world.all_gather((world.host, free, needed), "shared memory of all nodes")
+        if free < needed
+    ]
+    return shortages[0] if shortages else None
+
+
 class NodeSharedReducer(Reducer):
     """Adds gradients in the memory of the node; sends only between nodes, each part once a node.
 
@@ -76,6 +97,10 @@ class NodeSharedReducer(Reducer):
     def __init__(self, world: World, model: Buffers, blocks: Int64) -> None:
         """Move the model's buffers into memory that the node shares."""
         super().__init__(world, model, blocks)
+        shortage = shared_memory_shortage(world, model.num_parameters)
+        if shortage is not None:
+            fix = "make room there (containers: --shm-size), or use flat"
+            raise ValueError(f"comm.reducer = node_shared: {shortage}; {fix}")
         node, count, kind = world.node, model.num_parameters, model.gradient_sums.dtype
         # The same parts on every node: as many as the node with the fewest ranks has. Ranks beyond update nothing.
         parts = cut_into_parts(blocks, world.smallest_node)

@@ -20,6 +20,11 @@ def test_a_slow_rank_is_named_after_three_reports_then_after_six_and_twelve() ->
     assert [number for number, text in enumerate(found, 1) if text] == [3, 6, 12]
 
 
+def test_a_rank_that_was_named_is_named_again_only_after_twice_as_long() -> None:
+    found = sentences(*[SLOW] * 3, EVEN, *[SLOW] * 5, EVEN, *[SLOW] * 6)
+    assert [number for number, text in enumerate(found, 1) if text] == [3, 16]
+
+
 def test_one_that_recovers_or_another_one_is_not() -> None:
     assert sentences(SLOW, SLOW, EVEN, SLOW, SLOW) == [None] * 5
     assert sentences(SLOW, SLOW, SLOW[::-1], SLOW[::-1]) == [None] * 4
