@@ -146,6 +146,6 @@ def test_nodes_without_room_for_shared_memory_are_named(world: World, monkeypatc
     needed = 4 * SIZE * (world.local_size + 3) / 1e6
     with pytest.raises(ValueError, match=rf"{world.host} has 0 MB free in /dev/shm, {needed:,.0f} MB are needed; make"):
         build("node_shared", world, Network(np.int32))
-    assert "node_shared" not in applicable_rungs(world, SIZE)
+    assert "node_shared" not in applicable_rungs(CommConfig(), world, SIZE)
     monkeypatch.undo()
-    assert ("node_shared" in applicable_rungs(world, SIZE)) == (world.size > 1)
+    assert ("node_shared" in applicable_rungs(CommConfig(), world, SIZE)) == (world.size > 1)
