@@ -31,6 +31,7 @@ from benchmarks.report import add_report_options, report, spread  # noqa: E402
 from ddp import nn  # noqa: E402
 from ddp.config import ModelConfig, OptimizerConfig  # noqa: E402
 from ddp.kernels.peak import measure_peak_gflops  # noqa: E402
+from ddp.kernels.types import Addends  # noqa: E402
 from ddp.kernels.update import make_blocks  # noqa: E402
 from ddp.models import build_model  # noqa: E402
 from ddp.observe import provenance  # noqa: E402
@@ -118,7 +119,7 @@ def layer_output_bytes(layer: Any, batch: int) -> int:
 def update_cases(network: str, model: nn.Sequential) -> Iterator[Case]:
     """What is done once a step to all parameters."""
     size = model.num_parameters
-    buffers = model.parameters, model.gradient_sums, make_blocks(model.parameter_slices.values())
+    buffers = model.parameters, Addends(model.gradient_sums[np.newaxis]), make_blocks(model.parameter_slices.values())
     optimizer = build_optimizer(OptimizerConfig(), *buffers)
     label, size_of_all = f"{size:,} parameters", 5 * 4 * size
     run: Callable[[], Any] = lambda: optimizer.step(1e-9, 1.0)  # noqa: E731

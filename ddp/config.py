@@ -93,11 +93,16 @@ class BatchConfig:
     shards: int = 8
     """Logical shards of a step, dealt to the ranks in contiguous runs; more ranks than shards leaves ranks idle."""
 
+    accumulation: int = 1
+    """Micro-batches in which a rank computes its shards of a step, one after the other: memory for less than all."""
+
     def __post_init__(self) -> None:
         _require(self.size >= 1, "batch.size", self.size, "a step needs at least 1 sample")
         _require(self.shards >= 1, "batch.shards", self.shards, "use 1 or more")
         fix = f"more shards than the {self.size} samples of batch.size; use at most {self.size}"
         _require(self.shards <= self.size, "batch.shards", self.shards, fix)
+        fix = f"a shard is not divided: use 1 to the {self.shards} of batch.shards, or more shards"
+        _require(1 <= self.accumulation <= self.shards, "batch.accumulation", self.accumulation, fix)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,12 +127,15 @@ class OptimizerConfig:
     """Whether momentum looks ahead (Nesterov)."""
     weight_decay: float = 0.0
     """L2 penalty: weight_decay * w is added to the gradient."""
+    clip_norm: float = 0.0
+    """Largest norm of the gradient of all parameters: a longer one is scaled down to it; 0: no limit."""
 
     def __post_init__(self) -> None:
         _require(0 <= self.lr < math.inf, "optimizer.lr", self.lr, "use a finite number, 0 or more")
         _require(0 <= self.momentum < 1, "optimizer.momentum", self.momentum, "use a value in [0, 1)")
         fix = "use a finite number, 0 or more"
         _require(0 <= self.weight_decay < math.inf, "optimizer.weight_decay", self.weight_decay, fix)
+        _require(0 <= self.clip_norm < math.inf, "optimizer.clip_norm", self.clip_norm, fix)
         fix = "needs optimizer.momentum above 0"
         _require(not self.nesterov or self.momentum > 0, "optimizer.nesterov", "true", fix)
 
@@ -171,9 +179,10 @@ class CommConfig:
 
     exact: bool = True
     """Whether gradients are summed in fixed point, with the same bits on any number of ranks; else in float32."""
-    reducer: Literal["naive", "flat", "bucketed", "node_shared", "sharded", "dummy"] = "flat"
+    reducer: Literal["auto", "naive", "flat", "bucketed", "node_shared", "sharded", "dummy"] = "auto"
     """naive: one Allreduce a parameter; flat: one for all; bucketed: several, while backward computes; node_shared: one
-    copy of the parameters a node; sharded: each rank updates a part; dummy: none, the bound (ranks then diverge)."""
+    copy of the parameters a node; sharded: each rank updates a part; dummy: none, the bound (ranks then diverge); auto:
+    the fastest of flat, node_shared, bucketed and sharded in the first steps."""
     bucket_mb: float = 1.0
     """Largest part of the gradient that `bucketed` sends at once, in 2**20 bytes."""
     check_every: int = 100

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,49 +10,51 @@ import numpy as np
 import numpy.typing as npt
 
 from ddp.comm.agreement import Agreement
-from ddp.comm.reducers import build_reducer
+from ddp.comm.reducers import Reducer
 from ddp.comm.reports import ShardReports
 from ddp.comm.world import World
 from ddp.config import Config
 from ddp.fixed_point import Verdict, build_scales
 from ddp.kernels.types import Float32, Int64
-from ddp.kernels.update import make_blocks
+from ddp.kernels.update import add_part
 from ddp.nn import Draws, Loss, Sequential
 from ddp.observe.timers import PhaseTimers
 
+Load = Callable[[npt.NDArray[np.int64]], tuple[Float32, npt.NDArray[Any]]]
+"""Gives the inputs and targets of samples, by their numbers."""
+
 
 @dataclass(frozen=True)
-class Batch:
-    """A rank's part of a global batch."""
+class Sweep:
+    """What a rank computes of a global batch by one forward and one backward pass: a micro-batch."""
 
-    inputs: Float32
-    targets: npt.NDArray[Any]
     draws: Draws
     """What the step is, and which samples these are."""
     shards: Int64
-    """(S + 1,) where each of the rank's logical shards begins in its part, and the end."""
+    """(S + 1,) where each of its logical shards begins in it, and the end."""
     rows: slice
     """The numbers of its shards among those of all ranks."""
-    global_size: int
-    """Samples of all ranks."""
 
 
 class GlobalGradient:
     """What `compute` leaves in the model's gradient sums, and what all ranks know of it.
 
     Attributes:
+        reducer: what sums over the ranks.
         reports: what every shard of every rank reports of the last batch.
         scales: of the gradient sums.
         repeats: how often a batch was computed again because its gradients did not fit the scales.
     """
 
-    def __init__(self, config: Config, world: World, model: Sequential, loss: Loss) -> None:
-        """Take the model, whose gradient sums are overwritten, and the loss of its outputs."""
-        self.model, self.loss, self.repeats = model, loss, 0
+    reducer: Reducer
+
+    def __init__(self, config: Config, world: World, model: Sequential, loss: Loss, load: Load) -> None:
+        """Take the model, whose gradient sums are overwritten, the loss of its outputs, and where samples come from."""
+        self.world, self.model, self.loss, self.load, self.repeats = world, model, loss, load, 0
         self.reports = ShardReports(config.batch.shards, model.scales.size, model.num_statistics)
         self.scales = build_scales(config.comm.exact, model.scales, config.batch.shards)
-        blocks = make_blocks(model.parameter_slices.values())
-        self.reducer = build_reducer(config.comm, world, model, self.reports.integers, blocks)
+        has_earlier = config.batch.accumulation > 1
+        self._earlier = np.zeros_like(model.gradient_sums) if has_earlier else model.gradient_sums[:0]
 
     @property
     def loss_sum(self) -> float:
@@ -64,36 +67,79 @@ class GlobalGradient:
         largest: Float32 = self.reports.largest.max(axis=0)
         return largest
 
-    def compute(self, batch: Batch, timers: PhaseTimers, agreement: Agreement) -> bool:
+    def compute(self, sweeps: Sequence[Sweep], timers: PhaseTimers, agreement: Agreement) -> bool:
         """Compute the gradient of a global batch; collective.
+
+        Args:
+            sweeps: this rank's part of it, at least one, whose gradients are added before anything is sent.
+            timers: where the time goes.
+            agreement: of the ranks to go on, made beside.
 
         Returns:
             Whether it is finite; all ranks get the same answer, having the same reports.
         """
         while True:
-            with timers.phase("compute"):
-                self.reducer.begin()
-                self.model.on_gradient_ready = self.reducer.ready
-                self.compute_part(batch)
-            with timers.phase("comm"), agreement.with_step():
-                self.reducer.finish()
+            self.reports.clear()
+            for number, sweep in enumerate(sweeps):
+                self._accumulate(sweep, number, number == len(sweeps) - 1, timers)
+            with timers.phase("comm"):
+                self._reduce(timers, agreement)
             verdict = self.scales.judge(self.largest)
             if verdict is not Verdict.REPEAT:
                 return verdict is Verdict.USE
             self.scales.adapt(self.largest, at_once=True)
             self.repeats += 1
 
-    def compute_part(self, batch: Batch) -> None:
-        """Forward and backward: the sums of the gradients of this rank's shards, and what the shards report."""
-        outputs = self.model.forward(batch.inputs, True, batch.draws)
-        self.loss.forward(outputs, batch.targets)
-        self.model.backward(self.loss.backward(), self.scales.leaves(batch.shards), input_gradient=False)
-        self.reports.clear()
-        rows = batch.rows
+    def _accumulate(self, sweep: Sweep, number: int, is_last: bool, timers: PhaseTimers) -> None:
+        """Compute a sweep's gradient; the last one's is added to those before as it becomes ready to be sent."""
+        with timers.phase("data"):
+            inputs, targets = self.load(sweep.draws.samples)
+        with timers.phase("forward"):
+            self.forward(sweep, inputs, targets)
+        with timers.phase("backward"):
+            if is_last:
+                self.reducer.begin()
+                self.model.on_gradient_ready = self._send_with_earlier if number else self.reducer.ready
+            else:
+                self.model.on_gradient_ready = lambda _: None
+            self.backward(sweep)
+            if not is_last:
+                add_part(self.model.gradient_sums, number == 0, self._earlier)
+
+    def _send_with_earlier(self, where: slice) -> None:
+        add_part(self._earlier[where], False, self.model.gradient_sums[where])
+        self.reducer.ready(where)
+
+    def forward(self, sweep: Sweep, inputs: Float32, targets: npt.NDArray[Any]) -> None:
+        """The losses of a sweep's samples."""
+        self.loss.forward(self.model.forward(inputs, True, sweep.draws), targets)
+
+    def backward(self, sweep: Sweep) -> None:
+        """The sums of the gradients of a sweep's shards, and what the shards report."""
+        self.model.backward(self.loss.backward(), self.scales.leaves(sweep.shards), input_gradient=False)
+        rows = sweep.rows
         if rows.stop > rows.start:
-            self.loss.write_shards(batch.shards, self.reports.loss[rows])
+            self.loss.write_shards(sweep.shards, self.reports.loss[rows])
             self.model.write_statistics(self.reports.statistics[rows])
             self.reports.largest[rows.start] = self.model.largest
+
+    def _reduce(self, timers: PhaseTimers, agreement: Agreement) -> None:
+        """Sum reports and gradient over all ranks.
+
+        The reports are few, so that a rank is done with them when the last has come, and is known to have waited.
+        """
+        with agreement.with_step():
+            if self.reducer.communicates:
+                with timers.phase("wait"):
+                    self.world.all_reduce(self.reports.integers, "sum of reports")
+            self.reducer.finish()
+
+    def warm_up(self, sweep: Sweep, inputs: Float32, targets: npt.NDArray[Any]) -> None:
+        """Compile what a step needs."""
+        self.forward(sweep, inputs, targets)
+        self.backward(sweep)
+        self.reports.clear()
+        add_part(self._earlier[:0], False, self.model.gradient_sums[:0])
 
     def scaled_by(self, factor: float) -> Float32:
         """(T,) what each tensor's sums are multiplied by to give the gradient times a factor."""

@@ -10,33 +10,39 @@ import dataclasses
 import math
 import time
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from ddp.checkpoint import check_same_run, load_checkpoint, parameters_sha256, save_model
+from ddp.checkpoint import parameters_sha256
 from ddp.checkpoint_writer import CheckpointWriter
 from ddp.comm.agreement import GO_ON, WRITE_FAILED, Agreement, StopAgreed
-from ddp.comm.failure import Interrupted, NonFiniteError
-from ddp.comm.signals import StopSignals, signal_name
+from ddp.comm.failure import NonFiniteError
+from ddp.comm.reducers import Reducer, applicable_rungs
+from ddp.comm.signals import StopSignals
 from ddp.comm.world import World
 from ddp.config import Config
-from ddp.data import Dataset, Sampler
+from ddp.data import Dataset, MicroBatch, Sampler
 from ddp.evaluation import Evaluation, Evaluator, evaluation_batch
-from ddp.global_gradient import Batch, GlobalGradient
+from ddp.global_gradient import GlobalGradient, Sweep
 from ddp.kernels import jit
 from ddp.kernels.peak import measure_peak_gflops
+from ddp.kernels.types import Float32
 from ddp.models import build_loss, build_model
 from ddp.nn import Draws
 from ddp.observe import profile
 from ddp.observe.metrics import MetricsLog
 from ddp.observe.parameter_log import ParameterLog
 from ddp.observe.progress import Progress
-from ddp.observe.timers import PHASES, PhaseTimers
-from ddp.optim import build_optimizer, learning_rate, norm
+from ddp.observe.timers import PhaseTimers
+from ddp.optim import SGD, learning_rate
 from ddp.partition import block_partition
-from ddp.replicas import ReplicaCheck
+from ddp.recovery import Recovery
+from ddp.reducer_choice import ReducerTrials
 from ddp.run_directory import RunDirectory
+from ddp.shared_update import SharedUpdate
+from ddp.step_log import StepLog
 
 
 class Trainer:
@@ -61,30 +67,35 @@ class Trainer:
         sample_shape = dataset.train.sample_shape
         self.model = build_model(config.model, sample_shape, dataset.num_classes, config.seed, config.comm.exact)
         self.loss = build_loss(config.model)
-        capacity = max(1, self.sampler.max_rank_samples(world.size))
+        capacity = max(1, self.sampler.max_samples(world.size, config.batch.accumulation))
         self.model.build(sample_shape, capacity)
         at_once = self._evaluation_batch(capacity)
         if at_once > capacity:
             self.model.build(sample_shape, at_once)
         self.loss.build(self.model.output_shape[0], at_once)
         self.buffer = dataset.train.make_buffer(capacity)
-        self.gradient = GlobalGradient(config, world, self.model, self.loss)
-        self.reducer = self.gradient.reducer
-        self.optimizer = build_optimizer(config.optimizer, *self.reducer.mine())
-        check_every = 0 if config.comm.reducer == "dummy" else config.comm.check_every
-        self.replicas = ReplicaCheck(world, check_every, self.model, self.optimizer, self.gradient.scales)
+        self.gradient = GlobalGradient(config, world, self.model, self.loss, self._load)
+        self.update = SharedUpdate(config, world, self.gradient)
+        self.trials: ReducerTrials | None = None
+        rung: str = config.comm.reducer
+        if rung == "auto":
+            rungs = applicable_rungs(world, self.model.num_parameters)
+            rung = rungs[0]
+            self.trials = ReducerTrials(world, rungs, self.total_steps) if len(rungs) > 1 else None
+        self.update.use(rung)
         self.evaluator = Evaluator(world, dataset.test, at_once)
         self.data_checksum = world.once_on_node(dataset.checksum)
+        self.recovery = Recovery(config, world, self.update, self.data_checksum)
         self.timers = PhaseTimers()
         self.profile: profile.Profile | None = None
-        self.step, self.logged_step, self.evaluated_step = 0, 0, -1
-        self.samples_done, self.samples_logged, self.train_s = 0, 0, 0.0
+        self.micro_batches: dict[int, list[MicroBatch]] = {}  # by the size of the global batch: all or a ragged last
+        self.step, self.evaluated_step, self.samples_done = 0, -1, 0
         self.batch_samples, self.grad_norm, self.lr = 0, 0.0, 0.0
         self.evaluation: Evaluation | None = None
         self.evaluation_owed = False
         self.peak_gflops = math.nan
         self.signals = StopSignals()
-        self.agreement = Agreement(world, config.comm.reducer != "dummy", self._report)
+        self.agreement = Agreement(world, self.reducer.communicates, self._report)
         self.use_outputs(MetricsLog(None, time.perf_counter()), Progress(), None)
 
     def use_outputs(
@@ -93,11 +104,22 @@ class Trainer:
         """Say where events, progress, files and digests of parameters go; without this call nothing is written."""
         self.metrics, self.progress, self.run = metrics, progress, run
         self.parameter_log = log or ParameterLog(None)
-        self.writer: CheckpointWriter | None = None
-        if run is not None:
-            self.writer = CheckpointWriter(
-                run.checkpoints, self.config, self.data_checksum, self.model, self.gradient.scales
-            )
+        self.recovery.use_outputs(run, metrics)
+
+    @property
+    def reducer(self) -> Reducer:
+        """What sums over the ranks."""
+        return self.update.reducer
+
+    @property
+    def writer(self) -> CheckpointWriter | None:
+        """Of the run's checkpoints, on the rank that writes them."""
+        return self.recovery.writer
+
+    @property
+    def optimizer(self) -> SGD:
+        """Of the part of the parameters that this rank updates."""
+        return self.update.optimizer
 
     @property
     def threads(self) -> int:
@@ -126,10 +148,8 @@ class Trainer:
         draws = Draws(self.config.seed, 0, self.sampler.global_batch(0, 0)[:1], np.array([0, 1]))
         self.model.forward(inputs, training=False)
         assert draws.shards is not None
-        self.gradient.compute_part(Batch(inputs, targets, draws, draws.shards, slice(0, 1), 1))
-        self.gradient.reports.clear()
-        self.optimizer.warm_up()
-        self.reducer.warm_up()
+        self.gradient.warm_up(Sweep(draws, draws.shards, slice(0, 1)), inputs, targets)
+        self.update.warm_up()
         self.peak_gflops = measure_peak_gflops()
 
     def train(self) -> None:
@@ -144,11 +164,13 @@ class Trainer:
         if self.config.output.profile:
             self.profile = profile.Profile(self.model.layers)
         self.parameter_log.write(self.step, self.model.state_dict)
-        self.replicas.check(self.step)
+        self.update.replicas.check(self.step)
+        self.log = StepLog(self.world, self.timers, self.step, self.samples_done)
+        self.log.use_outputs(self.metrics, self.progress)
         try:
             self._train()
         except StopAgreed:
-            self._stop()
+            self.recovery.stop(self.step, self.agreement.value, self._is_evaluated())
         self._finish()
 
     def _train(self) -> None:
@@ -158,10 +180,11 @@ class Trainer:
                 self.evaluate()
         while self.step < self.total_steps:
             self.world.activity.step = self.step + 1
-            self.train_step()
+            self._step()
             self.parameter_log.write(self.step, self._step_values)
-            if self.replicas.is_due(self.step) or self.step == self.total_steps or self._is_checkpoint_due():
-                self.replicas.check(self.step)
+            replicas = self.update.replicas
+            if replicas.is_due(self.step) or self.step == self.total_steps or self._is_checkpoint_due():
+                replicas.check(self.step)
             if self.step % self.config.output.log_every == 0 or self.step == self.total_steps:
                 self._log_step()
             with self.timers.excluded():
@@ -174,35 +197,50 @@ class Trainer:
         if self.config.train.evaluate_every and self.evaluated_step != self.step:
             self.evaluate()
 
+    def _step(self) -> None:
+        """A step by the configured reducer, or the one whose turn it is."""
+        if self.trials is None:
+            return self.train_step()
+        choice = self.trials.step(self.train_step, self.update.rung, self._use_rung)
+        if choice is not None:
+            self.trials = None
+            self.metrics.write("reducer", step=self.step, **dataclasses.asdict(choice))
+            for line in choice.lines():
+                self.progress.message(line)
+
+    def _use_rung(self, rung: str) -> None:
+        with self.timers.excluded():
+            self.update.use(rung)
+
     def train_step(self) -> None:
         """One step of SGD: gather, forward, backward, reduce, update."""
-        with self.timers.phase("data"):
-            batch = self._gather()
-        is_finite = self.gradient.compute(batch, self.timers, self.agreement)
-        with self.timers.phase("update"):
-            if not is_finite:
-                self.grad_norm = math.nan
-                self._require_finite(False, f"the gradient of step {self.step + 1}")
-            else:
-                scale = 1 / batch.global_size if self.config.loss.reduction == "mean" else 1.0
-                self.lr = self._learning_rate()
-                self.optimizer.step(self.lr, self.gradient.scaled_by(scale))
-                self.grad_norm = norm(self.reducer.publish(self.optimizer.squares))
-                self.gradient.accept()
-        self.step += 1
-        self.batch_samples = batch.global_size
-        self.samples_done += batch.global_size
-
-    def _gather(self) -> Batch:
-        """This rank's part of the step's global batch."""
         epoch, step_in_epoch = divmod(self.step, self.steps_per_epoch)
         indices = self.sampler.global_batch(epoch, step_in_epoch)
-        size, rank, world_size = len(indices), self.world.rank, self.world.size
-        mine = self.sampler.rank_range(size, rank, world_size)
-        shards = self.sampler.rank_shards(size, rank, world_size)
-        draws = Draws(self.config.seed, self.step, indices[mine.start : mine.stop], shards)
-        inputs, targets = self.dataset.train.gather(draws.samples, self.buffer)
-        return Batch(inputs, targets, draws, shards, self.sampler.rank_rows(rank, world_size), size)
+        if self.gradient.compute(self._sweeps(indices), self.timers, self.agreement):
+            factor = 1 / len(indices) if self.config.loss.reduction == "mean" else 1.0
+            self.lr = self._learning_rate()
+            self.grad_norm = self.update.step(self.lr, factor, self.timers)
+            self.gradient.accept()
+        else:
+            self.grad_norm = math.nan
+            self._require_finite(False, f"the gradient of step {self.step + 1}")
+        self.step += 1
+        self.batch_samples = len(indices)
+        self.samples_done += len(indices)
+
+    def _sweeps(self, indices: npt.NDArray[np.int64]) -> list[Sweep]:
+        """This rank's part of a global batch."""
+        size = len(indices)
+        if size not in self.micro_batches:
+            ranks, number = (self.world.rank, self.world.size), self.config.batch.accumulation
+            self.micro_batches[size] = self.sampler.micro_batches(size, *ranks, number)
+        return [
+            Sweep(Draws(self.config.seed, self.step, indices[where.start : where.stop], shards), shards, rows)
+            for where, shards, rows in self.micro_batches[size]
+        ]
+
+    def _load(self, samples: npt.NDArray[np.int64]) -> tuple[Float32, npt.NDArray[Any]]:
+        return self.dataset.train.gather(samples, self.buffer)
 
     @property
     def loss_sum(self) -> float:
@@ -215,42 +253,17 @@ class Trainer:
 
     def checkpoint(self) -> None:
         """Let rank 0 begin to write a checkpoint of the present step; the others go on at once; collective."""
-        state = {name: self.reducer.whole(buffer) for name, buffer in self.optimizer.state.items()}
-        if self.writer is not None:
-            is_owed = self._is_due(self.config.train.evaluate_every) and self.evaluated_step != self.step
-            self.writer.begin(self.step, state, evaluated=not is_owed)
-            self._log_checkpoints()
+        self.recovery.checkpoint(self.step, self._is_evaluated())
 
-    def _log_checkpoints(self) -> None:
-        if self.writer is not None and self.run is not None:
-            for step, path in self.writer.take_written():
-                self.metrics.write("checkpoint", path=str(path.relative_to(self.run.path)), step=step)
+    def _is_evaluated(self) -> bool:
+        """Whether no evaluation is owed at the present step."""
+        return not self._is_due(self.config.train.evaluate_every) or self.evaluated_step == self.step
 
     def _report(self) -> int:
         """What the other ranks are to know of this one, with the next step."""
-        if self.writer is not None and self.writer.error is not None:
+        if self.recovery.has_failed:
             return WRITE_FAILED
         return self.signals.requested or GO_ON
-
-    def _stop(self) -> NoReturn:
-        """Write a checkpoint of the present step, unless there is one, and end the run on all ranks."""
-
-        def finish() -> int | None:
-            """Write what was begun; the newest step of which there is a checkpoint, -1 for none."""
-            if self.writer is None:
-                return None
-            self.writer.finish()
-            self._log_checkpoints()
-            return self.writer.newest_step
-
-        step = self.world.run_on_root(finish)
-        if step is not None and step != self.step:
-            self.checkpoint()
-            step = self.world.run_on_root(finish)
-        saved = (
-            f"checkpoint of step {step} saved" if step is not None else f"no run directory, so step {self.step} is lost"
-        )
-        raise Interrupted(f"interrupted by {signal_name(self.agreement.value)}: {saved}")
 
     def resume(self, path: Path) -> None:
         """Continue from a checkpoint, made on any number of ranks.
@@ -258,15 +271,8 @@ class Trainer:
         Raises:
             CheckpointError: if it is damaged, or of a run that would have computed other numbers.
         """
-        checkpoint = load_checkpoint(path)
-        check_same_run(checkpoint, self.config, self.data_checksum, path)
-        self.model.load_state_dict(checkpoint.parameters)
-        for name, buffer in self.optimizer.state.items():
-            whole = np.zeros_like(self.model.parameters)
-            self.model.from_state(checkpoint.optimizer.get(name, {}), whole)
-            self.reducer.take(buffer, whole)
-        self.gradient.scales.set_exponents(checkpoint.exponents)
-        self.step = self.logged_step = checkpoint.step
+        checkpoint = self.recovery.resume(path)
+        self.step = checkpoint.step
         self.evaluation_owed = not checkpoint.evaluated
 
     def _evaluation_batch(self, capacity: int) -> int:
@@ -295,7 +301,7 @@ class Trainer:
             raise NonFiniteError(
                 f"{what} has a NaN or an infinity; lower optimizer.lr (now {self.config.optimizer.lr}), or skip"
                 " such steps with --train.on_nonfinite skip",
-                agreed=self.config.comm.reducer != "dummy",
+                agreed=self.reducer.communicates,
             )
 
     def _step_values(self) -> dict[str, Any]:
@@ -315,34 +321,11 @@ class Trainer:
         return (every > 0 and self.step % every == 0) or self._is_due(self.config.checkpoint.every_epochs)
 
     def _log_step(self) -> None:
-        seconds = self.timers.take()
-        rows = self.world.all_gather_rows(np.array(seconds), "times of all ranks")
-        steps, self.logged_step = self.step - self.logged_step, self.step
-        milliseconds = rows.max(axis=0) * 1e3 / steps
-        by_phase = dict(zip((*PHASES, "step"), milliseconds.tolist(), strict=True))
         loss = self.loss_sum / self.batch_samples
         self._require_finite(math.isfinite(loss), f"the loss of step {self.step}")
-        samples_per_s = (self.samples_done - self.samples_logged) / float(seconds[-1])
-        self.samples_logged = self.samples_done
-        self.train_s += float(seconds[-1])
-        epoch = self._epoch_of_last_step()
-        self.progress.step(self.step, epoch, loss, samples_per_s)
-        self.metrics.write(
-            "step",
-            step=self.step,
-            epoch=epoch,
-            loss=loss,
-            lr=self.lr,
-            grad_norm=self.grad_norm,
-            samples_per_s=samples_per_s,
-            step_ms=by_phase["step"],
-            compute_ms=by_phase["compute"],
-            comm_exposed_ms=by_phase["comm"],
-            update_ms=by_phase["update"],
-            data_ms=by_phase["data"],
-            slowest_rank=int(rows[:, PHASES.index("compute")].argmax()),
-        )
-        self._log_checkpoints()
+        values = {"epoch": self._epoch_of_last_step(), "loss": loss, "lr": self.lr, "grad_norm": self.grad_norm}
+        self.log.write(self.step, self.samples_done, **values)
+        self.recovery.log_written()
         if not self.agreement.with_steps:
             self.agreement.now()
 
@@ -373,25 +356,19 @@ class Trainer:
         for line in profile.table(rows):
             self.progress.message(line)
 
-    def _write_results(self) -> None:
-        if self.writer is not None and self.run is not None:
-            self.writer.finish()
-            self._log_checkpoints()
-            save_model(self.run.model, self.model.state_dict(), self.model.parameter_dict())
-
     def _finish(self) -> None:
         parameters = self.model.parameter_dict()
-        self.world.run_on_root(self._write_results)
+        self.world.run_on_root(self.recovery.finish)
         if self.profile is not None:
             self._report_profile(self.profile)
-        samples_per_s = self.samples_done / self.train_s if self.train_s else 0.0
+        samples_per_s = self.log.samples_per_s
         gflops = samples_per_s * self.model.flops() / self.world.size / 1e9
         self.metrics.write(
             "end",
             steps=self.step,
             epochs=self.step / self.steps_per_epoch,
             wall_s=time.perf_counter() - self.metrics.started,
-            train_s=self.train_s,
+            train_s=self.log.train_s,
             samples_per_s=samples_per_s,
             gflops_per_rank=gflops,
             peak_gflops_per_rank=self.peak_gflops,

@@ -126,6 +126,8 @@ def prepare(environment: MutableMapping[str, str] = os.environ) -> None:
         "MKL_NUM_THREADS": "1",
         # mpi4py would only warn of a foreign launcher; `World` makes it an error.
         "MPI4PY_CHECK_MPIEXEC": "0",
+        # Open MPI 5 would write `Error: OSC UCX component priority set` for each window, which needs none of UCX.
+        "OMPI_MCA_osc": "^ucx",
     }
     if launched_local_size(environment) > launched_cores(environment):
         # Passive waiting: a parallel region of two spinning teams on shared cores takes 2,000 us, not 4.

@@ -40,17 +40,18 @@ class ProgressThread:
 
     def close(self) -> None:
         """End the thread."""
-        self._ends = True
-        self._wake.set()
+        with self._lock:  # else the thread, about to sleep again, could clear the call to wake up
+            self._ends = True
+            self._wake.set()
         self._thread.join()
 
     def _run(self) -> None:
         pause = threading.Event()
         while True:
             self._wake.wait()
-            if self._ends:
-                return
             with self._lock:
+                if self._ends:
+                    return
                 if not self._requests or MPI.Request.Testall(self._requests):
                     self._requests.clear()
                     self._wake.clear()

@@ -210,6 +210,11 @@ class World:
             with self.collective(name, array.nbytes):
                 self.comm.Allreduce(MPI.IN_PLACE, array, op=MPI.SUM)
 
+    def all_reduce_min(self, array: npt.NDArray[np.float64], name: str) -> None:
+        """The smallest of every element over all ranks, in place; `name` says what it is."""
+        with self.collective(name, array.nbytes):
+            self.comm.Allreduce(MPI.IN_PLACE, array, op=MPI.MIN)
+
     def all_gather_rows(self, row: npt.NDArray[np.float64], name: str) -> npt.NDArray[np.float64]:
         """Every rank's row of numbers: (n,) -> (world_size, n); `name` says what they are."""
         rows = np.empty((self.size, row.size))

@@ -13,7 +13,7 @@ from ddp.data.dataset import Buffer, DataError, Dataset, Share, Split, unshared
 from ddp.data.digits import load_digits
 from ddp.data.mnist import load_mnist
 from ddp.data.polynomial import load_polynomial
-from ddp.data.sampler import Sampler
+from ddp.data.sampler import MicroBatch, Sampler
 from ddp.data.synthetic import load_synthetic
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ __all__ = [
     "Buffer",
     "DataError",
     "Dataset",
+    "MicroBatch",
     "Sampler",
     "Share",
     "Split",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,17 @@ def _epoch_order(seed: int, epoch: int, num_samples: int) -> npt.NDArray[np.int6
     order = permutation(seed, epoch, num_samples)
     order.flags.writeable = False
     return order
+
+
+class MicroBatch(NamedTuple):
+    """What a rank computes in one sweep of a step: some of its logical shards."""
+
+    positions: range
+    """Of its samples in the global batch."""
+    shards: npt.NDArray[np.int64]
+    """(S + 1,) where each of its shards begins in it, and the end."""
+    rows: slice
+    """The numbers of its shards among those of all ranks."""
 
 
 @dataclass(frozen=True)
@@ -99,9 +111,26 @@ class Sampler:
         shards = block_partition(self.num_shards, world_size, rank)
         return slice(shards.start, shards.stop)
 
-    def max_rank_samples(self, world_size: int) -> int:
-        """The most samples that any rank gets in any step: the capacity of its workspaces.
+    def micro_batches(self, num_in_batch: int, rank: int, world_size: int, number: int = 1) -> list[MicroBatch]:
+        """Cut a rank's part of a global batch into so many micro-batches, or one a shard if there are fewer.
 
-        Rank 0 has it, in a full batch: it owns the most shards, and the first shards are the longest.
+        A rank without shards has one micro-batch, an empty one.
         """
-        return len(self.rank_range(min(self.batch_size, self.num_samples), 0, world_size))
+        start = self.rank_range(num_in_batch, rank, world_size).start
+        shards, first = self.rank_shards(num_in_batch, rank, world_size), self.rank_rows(rank, world_size).start
+        number = max(1, min(number, len(shards) - 1))
+        return [
+            MicroBatch(
+                range(start + int(shards[mine.start]), start + int(shards[mine.stop])),
+                shards[mine.start : mine.stop + 1] - shards[mine.start],
+                slice(first + mine.start, first + mine.stop),
+            )
+            for mine in (block_partition(len(shards) - 1, number, index) for index in range(number))
+        ]
+
+    def max_samples(self, world_size: int, number: int = 1) -> int:
+        """The most samples in any rank's micro-batch of any step: the capacity of its workspaces.
+
+        Rank 0 has it first, in a full batch: it owns the most shards, and the first shards are the longest.
+        """
+        return len(self.micro_batches(min(self.batch_size, self.num_samples), 0, world_size, number)[0].positions)

@@ -12,7 +12,7 @@ import numpy as np
 from ddp.kernels.jit import inline, kernel, prange
 from ddp.kernels.types import Float32, Float64, GradientSum, Int64
 
-__all__ = ["LANES", "add_part", "make_blocks", "sgd_update"]
+__all__ = ["LANES", "add_part", "add_up", "make_blocks", "sgd_update"]
 
 BLOCK = 16384  # elements: 64 kB of each buffer
 LANES = 64
@@ -58,10 +58,44 @@ def _sum_of_squares(x: GradientSum, lanes: Float64) -> float:
     return total
 
 
+@inline
+def _add_up_block(rows: GradientSum, own: int, first: int, end: int) -> GradientSum:
+    """The sum over the rows of one block, in the own row: 64 kB, which stay in the cache for what comes next."""
+    total = rows[own, first:end]
+    for r in range(rows.shape[0]):
+        if r != own:
+            other = rows[r, first:end]
+            for n in range(total.size):
+                total[n] += other[n]
+    return total
+
+
+@kernel
+def add_up(
+    rows: GradientSum, own: int, start: int, blocks: Int64, scales: Float32, lanes: Float64, squares: Float64
+) -> None:
+    """Add the rows into one, and square the gradient: for those who must know its norm before they update.
+
+    Args:
+        rows: (R, stride) float32 or int32, see `ddp.kernels.types.Addends`; row `own` is overwritten by the sum.
+        own: which row.
+        start: where in a row the parameters begin.
+        blocks: (M, 3) int64, from `make_blocks`.
+        scales: (T,) float32, what turns each tensor's sums into the gradient of the loss.
+        lanes: (M, LANES) float64, workspace.
+        squares: (M,) float64, overwritten with each block's sum of g^2.
+    """
+    for m in prange(blocks.shape[0]):
+        sums = _add_up_block(rows, own, start + blocks[m, 0], start + blocks[m, 1])
+        squares[m] = _sum_of_squares(sums, lanes[m]) * np.float64(scales[blocks[m, 2]]) ** 2
+
+
 @kernel
 def sgd_update(
     w: Float32,
-    sums: GradientSum,
+    rows: GradientSum,
+    own: int,
+    start: int,
     v: Float32,
     blocks: Int64,
     scales: Float32,
@@ -79,7 +113,10 @@ def sgd_update(
 
     Args:
         w: (N,) float32, parameters, updated.
-        sums: (N,) float32 or int32, sums of gradients.
+        rows: (R, stride) float32 or int32, whose sum over R is that of the shards' gradients, see
+            `ddp.kernels.types.Addends`; row `own` is overwritten by it.
+        own: which row.
+        start: where in a row the parameters begin.
         v: (N,) float32, velocity, updated; (0,) when momentum is 0.
         blocks: (M, 3) int64, from `make_blocks`.
         scales: (T,) float32, what turns each tensor's sums into the gradient of the loss.
@@ -94,7 +131,8 @@ def sgd_update(
     """
     for m in prange(blocks.shape[0]):
         block, scale = slice(blocks[m, 0], blocks[m, 1]), scales[blocks[m, 2]]
-        w_m, sums_m, v_m = w[block], sums[block], v[block]  # counted from 0: the compiler then uses vectors
+        w_m, v_m = w[block], v[block]  # counted from 0: the compiler then uses vectors
+        sums_m = _add_up_block(rows, own, start + blocks[m, 0], start + blocks[m, 1])
         squares[m] = _sum_of_squares(sums_m, lanes[m]) * np.float64(scale) ** 2
         for n in range(w_m.size):
             d = np.float32(sums_m[n]) * scale + weight_decay * w_m[n]

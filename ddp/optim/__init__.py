@@ -1,7 +1,7 @@
 """Optimizers on flat buffers, and learning-rate schedules."""
 
 from ddp.config import OptimizerConfig
-from ddp.kernels.types import Float32, GradientSum, Int64
+from ddp.kernels.types import Addends, Float32, Int64
 from ddp.optim.schedule import learning_rate
 from ddp.optim.sgd import SGD, norm
 
@@ -9,14 +9,14 @@ __all__ = ["SGD", "build_optimizer", "learning_rate", "norm"]
 
 
 def build_optimizer(
-    config: OptimizerConfig, parameters: Float32, sums: GradientSum, blocks: Int64, state: Float32 | None = None
+    config: OptimizerConfig, parameters: Float32, sums: Addends, blocks: Int64, state: Float32 | None = None
 ) -> SGD:
     """The configured optimizer.
 
     Args:
         config: its factors.
         parameters: (N,) what it updates.
-        sums: (N,) of the gradients.
+        sums: what adds up to those of the gradients.
         blocks: (M, 3) of the parameter tensors, from `ddp.kernels.update.make_blocks`.
         state: (N,) zeros, memory for its state; default: its own.
     """

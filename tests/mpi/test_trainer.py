@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -76,6 +78,19 @@ CASES = {
     "mlp sharded": replace(MLP, comm=CommConfig(reducer="sharded")),
     "mnist_cnn sharded": replace(CNN, comm=CommConfig(reducer="sharded")),
     "vgg sharded": replace(VGG, comm=CommConfig(reducer="sharded")),
+    "mlp accumulated": replace(MLP, batch=replace(MLP.batch, accumulation=3)),
+    "mnist_cnn accumulated, bucketed": replace(
+        CNN, batch=replace(CNN.batch, accumulation=8), comm=CommConfig(reducer="bucketed")
+    ),
+    "vgg accumulated, node_shared": replace(
+        VGG, batch=replace(VGG.batch, accumulation=2), comm=CommConfig(reducer="node_shared")
+    ),
+    **{
+        f"mlp clipped, {reducer}": replace(
+            MLP, optimizer=replace(MLP.optimizer, clip_norm=0.5), comm=CommConfig(reducer=reducer)
+        )
+        for reducer in ("flat", "node_shared", "sharded")
+    },
     "one shard, so all ranks but one idle": replace(MLP, batch=BatchConfig(size=32, shards=1)),
     "shards that no number of ranks above 1 divides": replace(MLP, batch=BatchConfig(size=33, shards=7)),
 }
@@ -119,6 +134,43 @@ def test_any_number_of_ranks_trains_as_one(config: Config, world: World, alone: 
     assert np.linalg.norm(reference.model.parameters - initial) > 1e-2 * np.linalg.norm(initial)
     assert trainer.evaluation is not None
     assert trainer.evaluation == reference.evaluation
+
+
+@pytest.mark.parametrize("config", [MLP, CNN, VGG], ids=["mlp", "mnist_cnn with dropout", "vgg"])
+def test_micro_batches_add_up_to_the_same_bits(config: Config, world: World) -> None:
+    whole, cut = build(config, world), build(replace(config, batch=replace(config.batch, accumulation=4)), world)
+    for _ in range(3):
+        whole.train_step()
+        cut.train_step()
+    assert bits(cut) == bits(whole)
+    assert cut.buffer.inputs.nbytes < whole.buffer.inputs.nbytes or world.size > 2
+
+
+def test_the_reducers_that_are_tried_change_no_bit(world: World, alone: World, mpi_tmp_path: Path) -> None:
+    config = replace(MLP, train=TrainConfig(epochs=64), output=replace(MLP.output, dir=str(mpi_tmp_path), name="run"))
+    trainer, reference = build(config, world), build(config, alone)
+    run = world.run_on_root(lambda: create_run_directory(config, resume_step=None))
+    metrics = MetricsLog(run.metrics if world.is_root else None, time.perf_counter())
+    trainer.use_outputs(metrics, Progress(), run if world.is_root else None)
+    used = set()
+    backward = trainer.model.backward
+
+    def watched(*given: Any, **named: Any) -> Any:
+        used.add(type(trainer.reducer).__name__)
+        return backward(*given, **named)
+
+    trainer.model.backward = watched  # type: ignore[method-assign]
+    trainer.train()
+    reference.train()
+    assert bits(trainer) == bits(reference)
+    everything = {"FlatReducer", "NodeSharedReducer", "BucketedReducer", "ShardedReducer"}
+    assert used == (everything if world.size > 1 else {"FlatReducer"})
+    assert len(set(world.comm.allgather(trainer.update.rung))) == 1
+    metrics.close()
+    if world.is_root:
+        (record,) = [json.loads(line) for line in run.metrics.read_text().splitlines() if '"reducer"' in line]
+        assert record["rung"] == trainer.update.rung
+        assert len(record["step_ms"]) == (len(everything) if world.size > 1 else 0)
 
 
 @pytest.mark.parametrize("reducer", ["naive", "flat", "bucketed", "node_shared", "sharded"])

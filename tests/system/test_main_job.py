@@ -24,7 +24,7 @@ LAYERS = ("1.weight", "3.weight", "5.weight")  # in state-dict order
 FIELDS = {
     "start": """versions hosts cpu mpi_library world_size threads_per_rank affinity git_revision parameters samples""",
     "step": """step epoch loss lr grad_norm samples_per_s step_ms compute_ms comm_exposed_ms update_ms data_ms
-        slowest_rank""",
+        slowest_rank forward_ms backward_ms wait_ms""",
     "eval": """split epoch step loss accuracy samples""",
     "checkpoint": """path step""",
     "end": """steps epochs wall_s train_s samples_per_s gflops_per_rank peak_gflops_per_rank fraction_of_peak

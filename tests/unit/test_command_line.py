@@ -16,9 +16,10 @@ OPTIONS = """
     --help --config --print-config --resume --seed --threads
     --model.name --model.degree --model.hidden --model.bias --model.dropout --model.depth --model.convolution
     --data.name --data.root --data.shape --data.samples --data.classes --data.coefficients --data.noise
-    --batch.size --batch.shards
+    --batch.size --batch.shards --batch.accumulation
     --loss.reduction
     --optimizer.name --optimizer.lr --optimizer.momentum --optimizer.nesterov --optimizer.weight_decay
+    --optimizer.clip_norm
     --schedule.name --schedule.warmup_epochs
     --train.epochs --train.steps --train.evaluate_every --train.on_nonfinite
     --comm.exact --comm.reducer --comm.bucket_mb --comm.check_every --comm.timeout_s

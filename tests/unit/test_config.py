@@ -36,12 +36,12 @@ CHANGED = Config(
     threads=3,
     model=ModelConfig(name="polynomial", degree=5, hidden=(), bias=True, dropout=False, convolution="direct", depth=16),
     data=DataConfig(name="polynomial", root='a "quoted" \\ path', shape=(3, 1, 9), coefficients=(1e-9,), noise=0.0),
-    batch=BatchConfig(size=7, shards=3),
+    batch=BatchConfig(size=7, shards=3, accumulation=2),
     loss=module.LossConfig(reduction="sum"),
-    optimizer=OptimizerConfig(lr=1e-05, momentum=0.3, nesterov=True, weight_decay=1 / 3),
+    optimizer=OptimizerConfig(lr=1e-05, momentum=0.3, nesterov=True, weight_decay=1 / 3, clip_norm=2.5),
     schedule=ScheduleConfig(name="cosine", warmup_epochs=0.1),
     train=TrainConfig(epochs=0, steps=12, evaluate_every=0, on_nonfinite="skip"),
-    comm=module.CommConfig(exact=False, reducer="naive", check_every=7, timeout_s=1.5),
+    comm=module.CommConfig(exact=False, reducer="naive", bucket_mb=0.25, check_every=7, timeout_s=1.5),
     checkpoint=CheckpointConfig(every_steps=4, every_epochs=0, keep=0, grace_s=2.5),
     output=OutputConfig(dir="elsewhere/", name="a-b.c", log_every=1, profile=True),
 )
@@ -164,7 +164,7 @@ def test_to_dict_keeps_order_and_makes_lists() -> None:
     plain = to_dict(Config())
     assert list(plain) == ["seed", "threads", *SECTIONS]
     assert plain["model"]["hidden"] == [512, 512]
-    assert list(plain["batch"]) == ["size", "shards"]
+    assert list(plain["batch"]) == ["size", "shards", "accumulation"]
 
 
 @pytest.mark.parametrize("config", [Config(), CHANGED], ids=["default", "all-changed"])

@@ -103,8 +103,8 @@ def test_no_second_checkpoint_of_a_step_is_written(
     monkeypatch.setattr(checkpoint_writer, "save_checkpoint", lambda *args: (written.append(args), save(*args)))
     begin = trainer.writer.begin  # type: ignore[union-attr]
 
-    def begin_and_ask(step: int, evaluated: bool) -> None:
-        begin(step, evaluated)
+    def begin_and_ask(*given: Any, **named: Any) -> None:
+        begin(*given, **named)
         trainer.signals.requested = signal.SIGTERM
 
     monkeypatch.setattr(trainer.writer, "begin", begin_and_ask)
@@ -116,13 +116,13 @@ def test_no_second_checkpoint_of_a_step_is_written(
 def test_a_run_that_is_done_is_not_interrupted(make_trainer: Make, open_run: OpenRun, tmp_path: Path) -> None:
     trainer = make_trainer(change(MLP, "train", evaluate_every=0))
     run = open_run(trainer, tmp_path)
-    write = trainer._write_results
+    write = trainer.recovery.finish
 
     def write_and_ask() -> None:
         trainer.signals.requested = signal.SIGTERM
         write()
 
-    trainer._write_results = write_and_ask  # type: ignore[method-assign]
+    trainer.recovery.finish = write_and_ask  # type: ignore[method-assign]
     trainer.train()
     assert len(records(run, "end")) == 1
 
@@ -140,8 +140,8 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_with_the_users_mistake
     run = open_run(trainer, tmp_path)
     begin = trainer.writer.begin  # type: ignore[union-attr]
 
-    def begin_and_wait(step: int, evaluated: bool) -> None:
-        begin(step, evaluated)
+    def begin_and_wait(*given: Any, **named: Any) -> None:
+        begin(*given, **named)
         trainer.writer._join()  # type: ignore[union-attr]
 
     monkeypatch.setattr(checkpoint_writer, "save_checkpoint", fail)

@@ -191,10 +191,12 @@ def test_the_records_of_a_run(make_trainer: Make, open_run: OpenRun, tmp_path: P
     assert [record["lr"] for record in steps] == pytest.approx([0.05 * 4 / 6, *annealed])
     names = (
         "step epoch loss lr grad_norm samples_per_s step_ms compute_ms comm_exposed_ms update_ms data_ms slowest_rank"
+        " forward_ms backward_ms wait_ms"
     )
     for record in steps:
         assert list(record) == ["event", "time_s", *names.split()]
-        phases = [record[name] for name in ("compute_ms", "comm_exposed_ms", "update_ms", "data_ms")]
+        phases = [record[f"{name}_ms"] for name in ("compute", "comm_exposed", "wait", "update", "data")]
+        assert record["compute_ms"] == pytest.approx(record["forward_ms"] + record["backward_ms"])
         assert 0 < sum(phases) <= record["step_ms"] * 1.001
         assert record["slowest_rank"] == 0
     (evaluation,) = [record for record in records(run, "eval") if record["step"] == 18]

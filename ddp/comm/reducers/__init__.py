@@ -7,11 +7,11 @@ from ddp.comm.reducers.bucketed import BucketedReducer
 from ddp.comm.reducers.dummy import DummyReducer
 from ddp.comm.reducers.flat import FlatReducer
 from ddp.comm.reducers.naive import NaiveReducer
-from ddp.comm.reducers.node_shared import NodeSharedReducer
+from ddp.comm.reducers.node_shared import NodeSharedReducer, shared_memory_shortage
 from ddp.comm.reducers.sharded import ShardedReducer
 from ddp.comm.world import World
 from ddp.config import CommConfig
-from ddp.kernels.types import Int32, Int64
+from ddp.kernels.types import Int64
 
 __all__ = [
     "BucketedReducer",
@@ -23,6 +23,7 @@ __all__ = [
     "Part",
     "Reducer",
     "ShardedReducer",
+    "applicable_rungs",
     "build_reducer",
     "cut_into_parts",
 ]
@@ -36,8 +37,20 @@ _SIMPLE: dict[str, type[Reducer]] = {
 }
 
 
-def build_reducer(config: CommConfig, world: World, model: Buffers, reports: Int32, blocks: Int64) -> Reducer:
-    """The configured rung, see `Reducer.__init__`; collective."""
+def applicable_rungs(world: World, num_parameters: int) -> list[str]:
+    """The rungs among which to choose the fastest, the simplest first; collective."""
+    if world.size == 1:
+        return ["flat"]
+    shares = world.size > world.num_nodes and shared_memory_shortage(world, num_parameters) is None
+    return ["flat", *(["node_shared"] if shares else []), "bucketed", "sharded"]
+
+
+def build_reducer(config: CommConfig, world: World, model: Buffers, blocks: Int64) -> Reducer:
+    """The configured rung, see `Reducer.__init__`; collective.
+
+    Raises:
+        ValueError: on all ranks, if a node lacks the memory that the rung shares.
+    """
     if config.reducer == "bucketed":
-        return BucketedReducer(world, model, reports, blocks, config.bucket_mb)
-    return _SIMPLE[config.reducer](world, model, reports, blocks)
+        return BucketedReducer(world, model, blocks, config.bucket_mb)
+    return _SIMPLE[config.reducer](world, model, blocks)

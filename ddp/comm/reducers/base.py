@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
 from ddp.comm.world import World
-from ddp.kernels.types import Float32, Float64, GradientSum, Int32, Int64
+from ddp.kernels.types import Addends, Float32, Float64, GradientSum, Int64
 from ddp.partition import block_partition
 
 
@@ -41,6 +41,11 @@ class Part:
     rows: slice
     """Which of all blocks they are."""
 
+    @property
+    def size(self) -> int:
+        """Number of its parameters."""
+        return int(self.where.stop - self.where.start)
+
 
 def cut_into_parts(blocks: Int64, num_parts: int) -> list[Part]:
     """Cut all blocks into consecutive parts of about equal length; the last ones may be empty."""
@@ -57,31 +62,33 @@ def cut_into_parts(blocks: Int64, num_parts: int) -> list[Part]:
 class Reducer:
     """Turns the ranks' gradients into the global gradient, and sees to it that all ranks have all updated parameters.
 
-    In a step the trainer calls `begin`, the backward pass `ready` for one slice after the other, the trainer `finish`,
-    updates the `part` of this rank from `sums`, and calls `publish`. This class leaves all to the subclass's `finish`
-    and lets each rank update everything, as the rungs do that know no other ranks' memory.
+    In a step the trainer calls `begin`, the backward pass `ready` for one slice after the other; then all ranks meet,
+    and the trainer calls `finish`, updates the `part` of this rank from its `addends`, and calls `publish`. This class
+    leaves all to the subclass's `finish` and lets each rank update everything, as the rungs do that know no other
+    ranks' memory.
 
     Attributes:
+        communicates: whether the ranks tell each other anything in a step.
         part: what this rank updates.
-        sums: (n,) the global sums of the part's gradient, after `finish`.
     """
 
-    def __init__(self, world: World, model: Buffers, reports: Int32, blocks: Int64) -> None:
+    communicates: ClassVar[bool] = True
+
+    def __init__(self, world: World, model: Buffers, blocks: Int64) -> None:
         """Take the ranks and the buffers.
 
         Args:
             world: the ranks.
             model: its gradient sums are reduced.
-            reports: what the shards report besides, as integers: zero where another rank writes.
             blocks: (M, 3) of all parameters, from `ddp.kernels.update.make_blocks`.
         """
-        self.world, self.model, self.reports, self.blocks = world, model, reports, blocks
+        self.world, self.model, self.blocks = world, model, blocks
         (self.part,) = cut_into_parts(blocks, 1)
 
     @property
-    def sums(self) -> GradientSum:
-        """(n,) the sums of this rank's part."""
-        return self.model.gradient_sums[self.part.where]
+    def addends(self) -> Addends:
+        """What adds up to the global sums of this rank's part, after `finish`: one row, where it has added them."""
+        return Addends(self.model.gradient_sums[np.newaxis, self.part.where])
 
     @property
     def parameters(self) -> Float32:
@@ -90,11 +97,11 @@ class Reducer:
 
     def make_state(self) -> Float32:
         """(n,) zeros: memory for a buffer of the optimizer's state of this rank's part."""
-        return np.zeros(self.part.where.stop - self.part.where.start, np.float32)
+        return np.zeros(self.part.size, np.float32)
 
-    def mine(self) -> tuple[Float32, GradientSum, Int64, Float32]:
+    def mine(self) -> tuple[Float32, Addends, Int64, Float32]:
         """What an optimizer is built on: parameters, sums, blocks, and memory for its state, of this rank's part."""
-        return self.parameters, self.sums, self.part.blocks, self.make_state()
+        return self.parameters, self.addends, self.part.blocks, self.make_state()
 
     def warm_up(self) -> None:
         """Compile what the rung needs; no rank waits for another."""
@@ -106,18 +113,15 @@ class Reducer:
         """The backward pass has computed a slice of the gradient; slices come from the last to the first."""
 
     def finish(self) -> None:
-        """Sum gradient and reports over all ranks, in place; every rank takes part, with or without samples."""
+        """Sum the gradient over all ranks; every rank has come so far, and takes part, with or without samples."""
         raise NotImplementedError
 
+    def gather_squares(self, squares: Float64) -> Float64:
+        """Give all ranks the numbers (m,) that each has for the blocks of its part: (M,) those of all blocks."""
+        return squares
+
     def publish(self, squares: Float64) -> Float64:
-        """After the update: give all ranks all parameters.
-
-        Args:
-            squares: (m,) a number for each block of this rank's part.
-
-        Returns:
-            (M,) those of all blocks.
-        """
+        """After the update: give all ranks all parameters, and the numbers of each block as `gather_squares` does."""
         return squares
 
     def whole(self, state: Float32) -> Float32:

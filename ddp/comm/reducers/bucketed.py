@@ -11,7 +11,7 @@ from mpi4py import MPI
 from ddp.comm.progress import ProgressThread
 from ddp.comm.reducers.base import Buffers, Reducer
 from ddp.comm.world import World
-from ddp.kernels.types import Int32, Int64
+from ddp.kernels.types import Int64
 
 FIRST_BUCKET_BYTES = 1 << 16
 """The last layer's gradient is ready first and small: it goes alone, while there is most to be hidden behind."""
@@ -35,9 +35,9 @@ def make_buckets(num_bytes: int, item_bytes: int, bucket_bytes: int) -> list[sli
 class BucketedReducer(Reducer):
     """Sums bucket by bucket, from the end of the flat gradient to its beginning."""
 
-    def __init__(self, world: World, model: Buffers, reports: Int32, blocks: Int64, bucket_mb: float) -> None:
+    def __init__(self, world: World, model: Buffers, blocks: Int64, bucket_mb: float) -> None:
         """Take the largest size of a bucket, in 2**20 bytes, besides what every rung takes."""
-        super().__init__(world, model, reports, blocks)
+        super().__init__(world, model, blocks)
         sums = model.gradient_sums
         self.buckets = make_buckets(sums.nbytes, sums.itemsize, int(bucket_mb * (1 << 20)))
         self.comm = world.comm.Dup()
@@ -58,7 +58,6 @@ class BucketedReducer(Reducer):
     def finish(self) -> None:
         """Start what is left, and wait until all is summed."""
         self.ready(slice(0, 0))
-        self.world.all_reduce(self.reports, "sum of reports")
         with self.world.collective("sum of gradients", self.model.gradient_sums.nbytes):
             self.progress.wait()
 

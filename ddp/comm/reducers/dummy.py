@@ -8,5 +8,7 @@ from ddp.comm.reducers.base import Reducer
 class DummyReducer(Reducer):
     """Leaves every rank with its own gradient."""
 
+    communicates = False
+
     def finish(self) -> None:
         """Do nothing."""

@@ -10,5 +10,4 @@ class FlatReducer(Reducer):
 
     def finish(self) -> None:
         """Sum over all ranks, in place."""
-        self.world.all_reduce(self.reports, "sum of reports")
         self.world.all_reduce(self.model.gradient_sums, "sum of gradients")

@@ -10,6 +10,5 @@ class NaiveReducer(Reducer):
 
     def finish(self) -> None:
         """Sum over all ranks, in place."""
-        self.world.all_reduce(self.reports, "sum of reports")
         for where in self.model.parameter_slices.values():
             self.world.all_reduce(self.model.gradient_sums[where], "sum of gradients")

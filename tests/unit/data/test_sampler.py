@@ -92,14 +92,33 @@ def test_a_ranks_part_is_its_whole_shards(sampler: Sampler, world_size: int) -> 
 
 
 @settings(deadline=None, max_examples=50)
-@given(samplers, world_sizes)
-def test_max_rank_samples_is_reached_and_never_exceeded(sampler: Sampler, world_size: int) -> None:
+@given(samplers, world_sizes, st.integers(1, 6))
+def test_max_samples_is_reached_and_never_exceeded(sampler: Sampler, world_size: int, number: int) -> None:
     sizes = [
-        len(sampler.rank_range(len(sampler.global_batch(0, step)), rank, world_size))
+        len(batch.positions)
         for step in range(sampler.steps_per_epoch)
         for rank in range(world_size)
+        for batch in sampler.micro_batches(len(sampler.global_batch(0, step)), rank, world_size, number)
     ]
-    assert max(sizes) == sampler.max_rank_samples(world_size)
+    assert max(sizes) == sampler.max_samples(world_size, number)
+
+
+@settings(deadline=None, max_examples=50)
+@given(samplers, world_sizes, st.integers(1, 6))
+def test_micro_batches_are_whole_shards_and_cover_a_ranks_part(sampler: Sampler, world_size: int, number: int) -> None:
+    size = len(sampler.global_batch(0, 0))
+    for rank in range(world_size):
+        batches = sampler.micro_batches(size, rank, world_size, number)
+        assert 1 <= len(batches) <= number
+        assert [p for batch in batches for p in batch.positions] == list(sampler.rank_range(size, rank, world_size))
+        rows = sampler.rank_rows(rank, world_size)
+        assert [r for batch in batches for r in range(batch.rows.start, batch.rows.stop)] == list(
+            range(rows.start, rows.stop)
+        )
+        for batch in batches:
+            lengths = [len(sampler.shard_range(size, row)) for row in range(batch.rows.start, batch.rows.stop)]
+            assert batch.shards.tolist() == [0, *np.cumsum(lengths)]
+            assert batch.shards[-1] == len(batch.positions)
 
 
 def test_a_worked_example() -> None:
@@ -109,7 +128,8 @@ def test_a_worked_example() -> None:
     assert [len(sampler.shard_range(10, shard)) for shard in range(4)] == [3, 3, 2, 2]
     assert [sampler.rank_range(10, rank, 3) for rank in range(3)] == [range(0, 6), range(6, 8), range(8, 10)]
     assert [sampler.rank_range(5, rank, 2) for rank in range(2)] == [range(0, 3), range(3, 5)]
-    assert sampler.max_rank_samples(3) == 6
+    assert sampler.max_samples(3) == 6
+    assert sampler.max_samples(3, 2) == 3
 
 
 def test_ranks_without_shards_have_empty_parts() -> None:

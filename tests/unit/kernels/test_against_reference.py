@@ -343,7 +343,9 @@ def powers_case(draw):
 
 def sgd_update_case(draw):
     N, values, has_velocity = draw(SIZES), Values(draw(SEEDS)), draw(st.booleans())
-    w, g, v = values(N), values(N), values(N if has_velocity else 0)
+    R, start = draw(st.integers(1, 3)), draw(st.integers(0, 5))  # rows of sums, and where in them they begin
+    own = draw(st.integers(0, R - 1))
+    w, g, v = values(N), values(R, start + N), values(N if has_velocity else 0)
     momentum = draw(st.floats(0.1, 0.99)) if has_velocity else 0.0
     rest = (momentum, draw(st.booleans()) and has_velocity, draw(st.floats(0, 0.1)))
     scale, lr = draw(st.floats(1e-3, 1)), draw(st.floats(1e-3, 1))
@@ -351,20 +353,47 @@ def sgd_update_case(draw):
         draw(st.sampled_from([np.float32, np.int32])),
         update.make_blocks([slice(0, N // 2), slice(N // 2, N)]),
     )
-    g, squares = (1000 * g).astype(dtype), np.full(len(blocks), np.nan)
+    rows, squares = (1000 * g).astype(dtype), np.full(len(blocks), np.nan)
+    mine = rows[:, start:]
+    g, g_magnitude = f64(mine)[0].sum(axis=0), np.abs(f64(mine)[0]).sum(axis=0)
 
     def equations(w, g, v, lr):
         new_w, new_v = reference.sgd_update(w, g, v if has_velocity else None, scale, lr, *rest)
         return new_w, np.zeros(0) if new_v is None else new_v
 
-    expected, magnitude = equations(*f64(w, g, v), lr), equations(*map(np.abs, f64(w, g, v)), -lr)
+    expected = equations(*f64(w, g, v), lr)
+    magnitude = equations(*map(np.abs, f64(w, g_magnitude, v)), -lr)
     momentum, nesterov, weight_decay = rest
     factors = np.float32(lr), np.float32(momentum), nesterov, np.float32(weight_decay)
     lanes = np.full((len(blocks), update.LANES), np.nan)
-    update.sgd_update(w, g, v, blocks, np.full(2, scale, np.float32), *factors, lanes, squares)
-    assert squares.sum() == pytest.approx(scale**2 * reference.sum_of_squares(f64(g)[0]), rel=1e-6)
-    # Each term of the update is a product of at most five rounded factors, added in at most four steps.
-    return [(a, e, 9 * U * m) for a, e, m in zip((w, v), expected, magnitude, strict=True)]
+    scales = np.full(2, scale, np.float32)
+    if draw(st.booleans()):  # add before the update
+        update.add_up(rows, own, start, blocks, scales, lanes, squares)
+        norm_first, others = squares.copy(), np.delete(rows, own, axis=0)
+        rows, own = rows[own : own + 1], 0
+    else:
+        norm_first, others = None, np.delete(rows, own, axis=0)
+    before = others.copy()
+    update.sgd_update(w, rows, own, start, v, blocks, scales, *factors, lanes, squares)
+    assert others.tobytes() == before.tobytes()
+    assert norm_first is None or norm_first.tobytes() == squares.tobytes()
+    np.testing.assert_allclose(rows[own, start:], g, rtol=0, atol=R * U * g_magnitude.max(initial=0))
+    assert squares.sum() == pytest.approx(scale**2 * reference.sum_of_squares(f64(rows[own, start:])[0]), rel=1e-6)
+    # Each term of the update is a product of at most five rounded factors, added in at most four steps, and the rows.
+    return [(a, e, (9 + R) * U * m) for a, e, m in zip((w, v), expected, magnitude, strict=True)]
+
+
+@settings(deadline=None, max_examples=25)
+@given(data=st.data())
+def test_a_part_is_added_to_a_total_or_begins_it(data):
+    N, values = data.draw(st.sampled_from([0, 1, 100, 16384, 40000])), Values(data.draw(SEEDS))
+    dtype = data.draw(st.sampled_from([np.float32, np.int32]))
+    part, total = (1000 * values(N)).astype(dtype), (1000 * values(N)).astype(dtype)
+    expected = part + total
+    update.add_part(part, False, total)
+    np.testing.assert_array_equal(total, expected)
+    update.add_part(part, True, total)
+    np.testing.assert_array_equal(total, part)
 
 
 COMPARISONS = {

@@ -212,10 +212,15 @@ OTHERS = [
     (
         update.sgd_update,
         lambda: (
-            *(f(NUMBERS), f(NUMBERS), f(NUMBERS), BLOCKS, SCALE * f(2), SCALE, SCALE, True, SCALE),
+            *(f(NUMBERS), f(3, NUMBERS), 1, 0, f(NUMBERS), BLOCKS, SCALE * f(2), SCALE, SCALE, True, SCALE),
             *(d(len(BLOCKS), update.LANES), d(len(BLOCKS))),
         ),
     ),
+    (
+        update.add_up,
+        lambda: (f(3, NUMBERS), 1, 0, BLOCKS, SCALE * f(2), d(len(BLOCKS), update.LANES), d(len(BLOCKS))),
+    ),
+    (update.add_part, lambda: (f(NUMBERS), False, f(NUMBERS))),
 ]
 CALLS = [*BY_SAMPLE, *OVER_SAMPLES, *BATCHNORM, *OTHERS]
 KERNELS = [pytest.param(*call, id=call[0].__name__) for call in CALLS]

@@ -1,0 +1,101 @@
+"""The update that all ranks make of the same parameters by the same gradient, and the memory that it needs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from ddp.comm.reducers import Reducer, build_reducer
+from ddp.comm.world import World
+from ddp.config import Config
+from ddp.global_gradient import GlobalGradient
+from ddp.kernels.types import Float32, Float64
+from ddp.kernels.update import make_blocks
+from ddp.observe.timers import PhaseTimers
+from ddp.optim import SGD, build_optimizer, norm
+from ddp.replicas import ReplicaCheck
+
+CLIP_EPSILON = 1e-6
+"""Added to the norm that is to be clipped, as torch.nn.utils.clip_grad_norm_ does."""
+
+
+class SharedUpdate:
+    """A reducer, and the optimizer of the part of the parameters that it gives to this rank.
+
+    Attributes:
+        rung: the reducer's name.
+        reducer: what sums over the ranks, and gives all of them all parameters.
+        optimizer: of this rank's part.
+        replicas: compares the ranks' parameters.
+    """
+
+    rung: str
+    reducer: Reducer
+    optimizer: SGD
+    replicas: ReplicaCheck
+
+    def __init__(self, config: Config, world: World, gradient: GlobalGradient) -> None:
+        """Take what is updated; `use` must say how, before anything else."""
+        self.config, self.world, self.gradient, self.model = config, world, gradient, gradient.model
+        self.blocks = make_blocks(self.model.parameter_slices.values())
+        self.agreed_step = 0
+
+    def use(self, rung: str) -> None:
+        """Sum and update by a rung of the ladder from now on; the optimizer keeps its state; collective."""
+        state = None
+        if hasattr(self, "reducer"):
+            state = {name: whole.copy() for name, whole in self.state().items()}
+            self.agreed_step = self.replicas.agreed_step
+            self.reducer.close()
+        self.rung = rung
+        comm = dataclasses.replace(self.config.comm, reducer=rung)  # type: ignore[arg-type]
+        self.reducer = self.gradient.reducer = build_reducer(comm, self.world, self.model, self.blocks)
+        self.optimizer = build_optimizer(self.config.optimizer, *self.reducer.mine())
+        if state is not None:
+            self.take_state(state)
+        every = self.config.comm.check_every if self.reducer.communicates else 0
+        self.replicas = ReplicaCheck(self.world, every, self.model, self.optimizer, self.gradient.scales)
+        self.replicas.agreed_step = self.agreed_step
+
+    def warm_up(self) -> None:
+        """Compile what `step` needs; no rank waits for another."""
+        self.optimizer.warm_up()
+        self.reducer.warm_up()
+
+    def step(self, lr: float, factor: float, timers: PhaseTimers) -> float:
+        """Update all parameters by the last gradient; collective.
+
+        Args:
+            lr: the learning rate.
+            factor: what the sums are multiplied by: 1 / samples for the mean loss.
+            timers: where the time goes.
+
+        Returns:
+            The norm of the gradient, before it was clipped.
+        """
+        scales, clip = self.gradient.scaled_by(factor), self.config.optimizer.clip_norm
+        squares = None
+        if clip:
+            squares = self._squares(scales, timers)
+            scales *= min(1, clip / (norm(squares[1]) + CLIP_EPSILON))
+        with timers.phase("update"):
+            self.optimizer.step(lr, scales, added_up=clip > 0)
+        with timers.phase("comm"):
+            everyones = self.reducer.publish(squares[0] if squares else self.optimizer.squares)
+        return norm(everyones)
+
+    def _squares(self, scales: Float32, timers: PhaseTimers) -> tuple[Float64, Float64]:
+        """Of the gradient, before the update: those of this rank's blocks, and of all."""
+        with timers.phase("update"):
+            mine = self.optimizer.add_up(scales).copy()  # the update overwrites them by those of the clipped gradient
+        with timers.phase("comm"):
+            return mine, self.reducer.gather_squares(mine)
+
+    def state(self) -> dict[str, Float32]:
+        """The optimizer's buffers, each whole, by name; collective."""
+        return {name: self.reducer.whole(buffer) for name, buffer in self.optimizer.state.items()}
+
+    def take_state(self, state: Mapping[str, Float32]) -> None:
+        """Continue from whole buffers of the optimizer's state."""
+        for name, buffer in self.optimizer.state.items():
+            self.reducer.take(buffer, state[name])
