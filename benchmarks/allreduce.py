@@ -17,29 +17,17 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from benchmarks import cost_model
-from benchmarks.cost_model import Job, Line, Machine
-from benchmarks.report import add_report_options, quartiles, report
+from benchmarks.allreduce_tables import label, render
+from benchmarks.report import add_report_options, report
 from benchmarks.start import request, start_ranks
 
 SMALLEST, STEP, LARGEST = 4, 4, 256 << 20
 NINE_MILLION = 36_000_000
 """Bytes of the gradient of a network of 9 million parameters: a size besides the powers of 4."""
-CONTESTANTS = tuple(cost_model.REDUCE)
-KINDS = ("float32", "int32")
 UNITS = {"B": 1, "KB": 1000, "KIB": 1 << 10, "MB": 10**6, "MIB": 1 << 20}
-LONG = 1 << 20
-"""Bytes from which on the update is worth a table: below, it takes no time."""
-MODEL_SIZES = (4, 64 << 10, 1 << 20, NINE_MILLION, 256 << 20)
-"""At which the model's prediction is shown beside the measurement."""
-COLUMNS = {"reduce": "sum", "reduce_and_update": "sum and update"}
-PREDICTIONS = {"reduce": cost_model.reduce, "reduce_and_update": cost_model.reduce_and_update}
 
 
 def num_bytes(text: str) -> int:
@@ -75,25 +63,6 @@ def sizes(largest: int) -> list[int]:
     return sorted({*powers, *([NINE_MILLION] if largest >= NINE_MILLION else [])})
 
 
-def label(size: int) -> str:
-    """A size for a table.
-
-    >>> label(256), label(1 << 16), label(1 << 22), label(36_000_000)
-    ('256 B', '64 KiB', '4 MiB', '36 MB')
-    """
-    for unit, name in ((1 << 20, "MiB"), (1 << 10, "KiB"), (10**6, "MB")):
-        if size % unit == 0:
-            return f"{size // unit} {name}"
-    return f"{size} B"
-
-
-def duration(seconds: float) -> str:
-    """A time for a table, three digits."""
-    unit, name = (1e-3, "ms") if seconds >= 1e-3 else (1e-6, "µs")
-    value = seconds / unit
-    return f"{value:.{max(0, 2 - len(str(int(value))) + 1)}f} {name}"
-
-
 def run(ranks: int, options: argparse.Namespace) -> dict[str, Any]:
     """One job: what its ranks are, and the times of all sizes."""
     task = {
@@ -116,145 +85,6 @@ def run(ranks: int, options: argparse.Namespace) -> dict[str, Any]:
         raise SystemExit(f"error: the job of {ranks} ranks failed with exit code {process.returncode}, see above")
     facts, *measured = map(json.loads, lines)
     return {**facts, "threads": options.threads, "repeats": options.repeats, "sizes": measured}
-
-
-class Times:
-    """The times of one job, by size, contestant, sums and column."""
-
-    def __init__(self, result: dict[str, Any]) -> None:
-        """Take what `run` returns."""
-        self.result = result
-        self.ranks, self.nodes = result["ranks"], result["nodes"]
-        self.sizes = [each["bytes"] for each in result["sizes"]]
-        self.seconds: dict[tuple[int, str, str, str], list[float]] = {
-            (each["bytes"], one["name"], one["sums"], one["column"]): one["seconds"]
-            for each in result["sizes"]
-            for one in each["contestants"]
-        }
-
-    def median(self, size: int, name: str, kind: str, column: str = "reduce") -> float:
-        """Of all rounds."""
-        return quartiles(self.seconds[size, name, kind, column])[1]
-
-    def line(self, name: str, kind: str, column: str = "reduce") -> Line:
-        """The fitted latency and inverse bandwidth."""
-        medians = [self.median(size, name, kind, column) for size in self.sizes]
-        return cost_model.fit(self.sizes, medians)
-
-    def machine(self, size: int, kind: str) -> Machine:
-        """What the formulas are made of: fitted lines; of a long buffer, the seconds a byte are those of its size.
-
-        For a byte costs more where the buffer does not lie in a cache.
-        """
-
-        def at(name: str, sums: str, column: str) -> Line:
-            line = self.line(name, sums, column)
-            if size < LONG:
-                return line
-            return Line(line.latency, max(0.0, self.median(size, name, sums, column) - line.latency) / size)
-
-        message, addition = at("message", "", "reduce"), at("addition", "", "reduce")
-        return Machine(message, addition, at("dummy", kind, "reduce_and_update"))
-
-    def job(self, size: int) -> Job:
-        """What is summed at a size."""
-        each = self.result["sizes"][self.sizes.index(size)]
-        return Job(self.ranks, self.nodes, size, each["tensors"], each["buckets"], self.result["report_bytes"])
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [head, ["---"] * len(head), *rows]
-    return [f"| {' | '.join(cells)} |" for cells in lines] + [""]
-
-
-def latency_table(times: Times, kind: str) -> list[str]:
-    """Median time of a sum, by size and contestant."""
-    rows = [[label(size), *(duration(times.median(size, name, kind)) for name in CONTESTANTS)] for size in times.sizes]
-    return [f"**{title(times)}: sum, {kind}**", "", *_table(["buffer", *CONTESTANTS], rows)]
-
-
-def fit_table(times: Times) -> list[str]:
-    """Fitted latency and bandwidth, and what the fit leaves unexplained."""
-    rows = []
-    contestants = [("message", ""), ("addition", ""), *((name, kind) for name in CONTESTANTS for kind in KINDS)]
-    for name, kind in contestants:
-        line = times.line(name, kind)
-        misses = [abs(line(size) / times.median(size, name, kind) - 1) for size in times.sizes]
-        widths = [
-            (third - first) / median
-            for size in times.sizes
-            for first, median, third in [quartiles(times.seconds[size, name, kind, "reduce"])]
-        ]
-        largest = times.sizes[-1]
-        bus = cost_model.bus_bandwidth(times.ranks, largest, times.median(largest, name, kind)) / 1e9
-        rows.append([
-            name,
-            kind,
-            f"{line.latency * 1e6:.1f}",
-            f"{1e-9 / line.per_byte:.2f}" if line.per_byte else "",
-            f"{bus:.2f}" if kind else "",
-            f"{np.median(misses):.0%}",
-            f"{np.median(widths):.0%}",
-        ])  # fmt: skip
-    bus_head = f"bus bandwidth at {label(times.sizes[-1])}, GB/s"
-    head = ["", "sums", "alpha, µs", "1/beta, GB/s", bus_head, "off the line", "quartiles apart"]
-    return [f"**{title(times)}: latency and bandwidth**", "", *_table(head, rows)]
-
-
-def update_table(times: Times) -> list[str]:
-    """Sum and update of long buffers, and the ratio to what everyone would write."""
-    column, rows = "reduce_and_update", []
-    for size in (size for size in times.sizes if size >= LONG):
-        for kind in KINDS:
-            pairs = [times.seconds[size, name, kind, column] for name in ("node_shared", "Allreduce")]
-            first, median, third = quartiles([a / b for a, b in zip(*pairs, strict=True)])
-            medians = [duration(times.median(size, name, kind, column)) for name in CONTESTANTS]
-            update = duration(times.median(size, "dummy", kind, column))
-            rows.append([label(size), kind, update, *medians, f"{median:.2f} ({first:.2f} to {third:.2f})"])
-    head = ["buffer", "sums", "update alone", *CONTESTANTS, "node_shared against Allreduce: median (quartiles)"]
-    return [f"**{title(times)}: sum and update**", "", *_table(head, rows)] if rows else []
-
-
-def model_table(times: Times) -> list[str]:
-    """Measured, and predicted from messages, additions and the update alone."""
-    kind, rows = "int32", []
-    for size in (size for size in times.sizes if size in MODEL_SIZES or size == times.sizes[-1]):
-        machine, job = times.machine(size, kind), times.job(size)
-        for column, predict in PREDICTIONS.items():
-            cells = [
-                f"{duration(times.median(size, name, kind, column))} ({duration(predict(name, machine, job))})"
-                for name in CONTESTANTS
-            ]
-            rows.append([label(size), COLUMNS[column], *cells])
-    head = ["buffer", "", *CONTESTANTS]
-    return [
-        f"**{title(times)}: measured (predicted), {kind}**",
-        "",
-        *_table(head, rows),
-    ]
-
-
-def title(times: Times) -> str:
-    """How many ranks there are, and where."""
-    ranks = "1 rank" if times.ranks == 1 else f"{times.ranks} ranks"
-    return ranks if times.nodes == 1 else f"{ranks} on {times.nodes} nodes"
-
-
-def render(results: list[dict[str, Any]]) -> str:
-    """All tables as Markdown; one rank has nobody to sum with, so its table is that of the update."""
-    lines = []
-    for times in map(Times, results):
-        if times.ranks > 1:
-            lines += [*latency_table(times, "float32"), *latency_table(times, "int32"), *fit_table(times)]
-        lines += update_table(times)
-        lines += model_table(times) if times.ranks > 1 else []
-    last = results[-1]
-    threads = "1 thread" if last["threads"] == 1 else f"{last['threads']} threads"
-    lines.append(
-        f"Medians of {last['repeats']} rounds in which all take turns, of the slowest rank; {threads} a rank;"
-        f" {last['cpu']}, {last['mpi_library']}."
-    )
-    return "\n".join(lines)
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from ddp.comm import environment
 
@@ -22,6 +22,8 @@ from mpi4py import MPI  # noqa: E402
 
 from benchmarks.contestants.task import MOMENTUM  # noqa: E402
 from ddp.comm.reducers import NodeSharedReducer, build_reducer  # noqa: E402
+from ddp.comm.reducers.bucketed import BucketedReducer  # noqa: E402
+from ddp.comm.reducers.node_shared import shared_memory_shortage  # noqa: E402
 from ddp.comm.reports import ShardReports  # noqa: E402
 from ddp.comm.world import World  # noqa: E402
 from ddp.config import BatchConfig, CommConfig  # noqa: E402
@@ -69,7 +71,7 @@ class Network:
     def __init__(self, buffers: Buffers, kind: str) -> None:
         """Lie in the shared memory."""
         self.parameters: Float32 = buffers.parameters
-        self.gradient_sums: GradientSum = buffers.gradient.view(KINDS[kind])
+        self.gradient_sums = cast("GradientSum", buffers.gradient.view(KINDS[kind]))
         self.parameter_slices = buffers.slices
 
     @property
@@ -93,11 +95,11 @@ class Rung:
         self.reports = ShardReports(BatchConfig().shards, len(buffers.slices), 0).integers
         blocks = make_blocks(buffers.slices.values())
         config = CommConfig(reducer=name)  # type: ignore[arg-type]
-        self.reducer = build_reducer(config, world, self.network, self.reports, blocks)
-        parameters, sums, blocks, velocity = self.reducer.mine()
+        self.reducer = build_reducer(config, world, self.network, blocks)
+        parameters, addends, blocks, velocity = self.reducer.mine()
         if not isinstance(self.reducer, NodeSharedReducer):
             velocity = buffers.velocity[self.reducer.part.where]
-        self.optimizer = SGD(parameters, sums, MOMENTUM, blocks=blocks, velocity=velocity)
+        self.optimizer = SGD(parameters, addends, MOMENTUM, blocks=blocks, velocity=velocity)
         self.scales = np.ones(len(buffers.slices), np.float32)
         self.squares = np.zeros(len(self.reducer.part.blocks))
 
@@ -110,11 +112,15 @@ class Rung:
         self.reducer.begin()
         for where in reversed(self.network.parameter_slices.values()):
             self.reducer.ready(where)
+        if self.reducer.communicates:
+            self.world.all_reduce(self.reports, "sum of reports")
         self.reducer.finish()
 
     def reduce(self) -> None:
-        """Sum, and give all ranks all parameters, as after an update."""
+        """Sum, and give all ranks all parameters, as after an update; what the update would add is added alone."""
         self._sum()
+        if len(self.optimizer.addends.rows) > 1:
+            self.optimizer.add_up(self.scales)
         self.reducer.publish(self.squares)
 
     def reduce_and_update(self) -> None:
@@ -162,7 +168,7 @@ class ScatterGather:
         parts = [block_partition(count, world.size, rank) for rank in range(world.size)]
         self.lengths = [len(part) for part in parts]
         mine = slice(parts[world.rank].start, parts[world.rank].stop)
-        self.sums = np.zeros(len(parts[world.rank]), KINDS[kind])
+        self.sums = cast("GradientSum", np.zeros(len(parts[world.rank]), KINDS[kind]))
         self.optimizer = SGD(self.network.parameters[mine], self.sums, MOMENTUM, velocity=buffers.velocity[mine])
 
     def reduce(self, update: Callable[[], object] = lambda: None) -> None:
@@ -216,8 +222,13 @@ class Addition:
 
 @contextmanager
 def contestants(world: World, count: int) -> Iterator[dict[tuple[str, str], Contestant]]:
-    """All of them, by name and kind of sums, for so many parameters; collective."""
+    """All of them, by name and kind of sums, for so many parameters; collective.
+
+    Without `node_shared` where the nodes have too little shared memory.
+    """
     buffers = Buffers(count)
+    shortage = shared_memory_shortage(world, len(KINDS) * count)
+    rungs = [name for name in RUNGS if shortage is None or name != "node_shared"]
     everyone: dict[tuple[str, str], Contestant] = {}
     if world.size > 1:
         everyone["message", ""] = Message(world, buffers)
@@ -225,7 +236,7 @@ def contestants(world: World, count: int) -> Iterator[dict[tuple[str, str], Cont
     for kind in KINDS:
         everyone["Allreduce", kind] = Allreduce(kind, world, buffers)
         everyone["Reduce_scatter, Allgather", kind] = ScatterGather(kind, world, buffers)
-        everyone |= {(name, kind): Rung(name, kind, world, buffers) for name in RUNGS}
+        everyone |= {(name, kind): Rung(name, kind, world, buffers) for name in rungs}
     try:
         yield everyone
     finally:
@@ -272,9 +283,10 @@ def measure(world: World, num_bytes: int, repeats: int, seconds: float) -> dict[
             once = max(turn(world, action, 2), 1e-9)
             steps[key] = max(1, min(MOST_STEPS, round(seconds / once)))
         rounds = [{key: turn(world, action, steps[key]) for key, action in actions.items()} for _ in range(repeats)]
-        reducers = {name: each.reducer for (name, _), each in everyone.items() if isinstance(each, Rung)}
-        buckets = [4 * (part.stop - part.start) for part in reducers["bucketed"].buckets]
-        tensors = [4 * (part.stop - part.start) for part in reducers["naive"].model.parameter_slices.values()]
+        reducers = [each.reducer for each in everyone.values() if isinstance(each, Rung)]
+        bucketed = next(reducer for reducer in reducers if isinstance(reducer, BucketedReducer))
+        buckets = [4 * (part.stop - part.start) for part in bucketed.buckets]
+        tensors = [4 * (part.stop - part.start) for part in bucketed.model.parameter_slices.values()]
     results = [
         {"name": name, "sums": kind, "column": column, "seconds": [times[name, kind, column] for times in rounds]}
         for name, kind, column in actions
