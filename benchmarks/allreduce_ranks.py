@@ -6,6 +6,7 @@ Rank 0 writes a line of JSON to standard output: what the ranks are, then one fo
 from __future__ import annotations
 
 import json
+import resource
 import signal
 import sys
 import time
@@ -266,6 +267,19 @@ def turn(world: World, action: Callable[[], object], steps: int) -> float:
     return float(world.comm.allreduce((time.perf_counter() - start) / steps, op=MPI.MAX))
 
 
+def fresh_bytes(world: World, action: Callable[[], object]) -> int:
+    """Bytes of memory that this rank touches for the first time in a step, although all was done before."""
+
+    def faults() -> int:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+    steps = 3
+    turn(world, action, 1)
+    before = faults()
+    turn(world, action, steps)
+    return (faults() - before) // steps * resource.getpagesize()
+
+
 def measure(world: World, num_bytes: int, repeats: int, seconds: float) -> dict[str, Any]:
     """All contestants at one size: `repeats` rounds, in each of which everyone has a turn of about `seconds`."""
     with contestants(world, num_bytes // 4) as everyone:
@@ -283,6 +297,7 @@ def measure(world: World, num_bytes: int, repeats: int, seconds: float) -> dict[
             once = max(turn(world, action, 2), 1e-9)
             steps[key] = max(1, min(MOST_STEPS, round(seconds / once)))
         rounds = [{key: turn(world, action, steps[key]) for key, action in actions.items()} for _ in range(repeats)]
+        fresh = fresh_bytes(world, actions["Allreduce", "float32", "reduce"])
         reducers = [each.reducer for each in everyone.values() if isinstance(each, Rung)]
         bucketed = next(reducer for reducer in reducers if isinstance(reducer, BucketedReducer))
         buckets = [4 * (part.stop - part.start) for part in bucketed.buckets]
@@ -291,7 +306,8 @@ def measure(world: World, num_bytes: int, repeats: int, seconds: float) -> dict[
         {"name": name, "sums": kind, "column": column, "seconds": [times[name, kind, column] for times in rounds]}
         for name, kind, column in actions
     ]
-    return {"bytes": num_bytes, "buckets": buckets, "tensors": tensors, "contestants": results}
+    about = {"bytes": num_bytes, "buckets": buckets, "tensors": tensors, "fresh_bytes": fresh}
+    return {**about, "contestants": results}
 
 
 def compile_kernels(world: World) -> None:

@@ -108,7 +108,10 @@ def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> li
 
 
 def latency_table(times: Times, kind: str) -> list[str]:
-    """Median time of a sum, and half of what lies between the quartiles, by size and contestant."""
+    """Median time of a sum, and half of what lies between the quartiles, by size and contestant.
+
+    The last column: memory that the library touches for the first time in each Allreduce.
+    """
 
     def cell(size: int, name: str) -> str:
         if not times.measured(name, kind, [size]):
@@ -116,8 +119,15 @@ def latency_table(times: Times, kind: str) -> list[str]:
         first, median, third = times.quartiles(size, name, kind)
         return f"{duration(median)} ±{(third - first) / 2 / median:.0%}"
 
-    rows = [[label(size), *(cell(size, name) for name in CONTESTANTS)] for size in times.sizes]
-    return _table(f"{title(times)}: sum, {kind}", ["buffer", *CONTESTANTS], rows)
+    rows = [
+        [
+            label(each["bytes"]),
+            *(cell(each["bytes"], name) for name in CONTESTANTS),
+            f"{each['fresh_bytes'] / 1e6:.1f} MB",
+        ]
+        for each in times.result["sizes"]
+    ]
+    return _table(f"{title(times)}: sum, {kind}", ["buffer", *CONTESTANTS, "fresh memory of Allreduce"], rows)
 
 
 def fit_table(times: Times) -> list[str]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
-import re
 import statistics
-from collections.abc import Callable, Sequence
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from launch.errors import HostError, UsageError
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -29,13 +33,30 @@ def report(options: argparse.Namespace, name: str, measure: Callable[[], Any], r
         name: of the markers.
         measure: the results, as JSON can hold them.
         render: the results as Markdown.
+
+    Raises:
+        SystemExit: with code 2 and one line, if the file has no such markers, before anything is measured, or if the
+            ranks cannot be started as wanted; and if a job fails.
     """
+    if options.write:
+        with _told_in_one_line(OSError, ValueError):
+            _find_markers(options.write, name)
     if not options.render:
-        save_results(options.results, measure())
+        with _told_in_one_line(UsageError, HostError, subprocess.CalledProcessError):
+            save_results(options.results, measure())
     rendered = render(json.loads(options.results.read_text()))
     print(rendered)
     if options.write:
         write_between_markers(options.write, name, rendered)
+
+
+@contextlib.contextmanager
+def _told_in_one_line(*mistakes: type[Exception]) -> Iterator[None]:
+    try:
+        yield
+    except mistakes as mistake:
+        print(f"error: {mistake}", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 def save_results(path: Path, results: Any) -> None:
@@ -64,9 +85,17 @@ def write_between_markers(path: Path, name: str, text: str) -> None:
     Raises:
         ValueError: if the file has no such markers.
     """
-    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     content = path.read_text()
-    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
-    if not pattern.search(content):
-        raise ValueError(f"{path} has no lines {begin} and {end}")
-    path.write_text(pattern.sub(lambda _: f"{begin}\n{text}\n{end}", content))
+    begin, end = _find_markers(path, name)
+    path.write_text(f"{content[:begin]}\n{text}\n{content[end:]}")
+
+
+def _find_markers(path: Path, name: str) -> tuple[int, int]:
+    """Where the first marker ends and the second begins."""
+    first, second = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    content = path.read_text()
+    begin = content.find(first) + len(first)
+    end = content.find(second, begin)
+    if first not in content or end < 0:
+        raise ValueError(f"{path} has no lines {first} and {second}")
+    return begin, end

@@ -13,7 +13,6 @@ import pytest
 
 from benchmarks import allreduce
 from benchmarks.allreduce_tables import CONTESTANTS, KINDS, Times, duration, label, render
-from benchmarks.report import quartiles
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,6 +26,7 @@ def planted(size: int, factor: float) -> dict[str, Any]:
     ]
     return {
         "bytes": size,
+        "fresh_bytes": 2_000_000,
         "tensors": [size],
         "buckets": [size],
         "contestants": [
@@ -73,11 +73,6 @@ def test_labels() -> None:
     assert [duration(t) for t in times] == ["0.12 µs", "1.23 µs", "12.3 µs", "123 µs", "1.23 ms", "123 ms"]
 
 
-def test_quartiles() -> None:
-    assert quartiles([4.0, 1.0, 2.0, 3.0, 5.0]) == (2, 3, 4)
-    assert quartiles([7.0]) == (7, 7, 7)
-
-
 def test_the_fit_of_a_contestant_is_that_of_its_medians() -> None:
     line = Times(RESULT).line("Allreduce", "float32")
     assert (line.latency, line.per_byte) == pytest.approx((3e-6, 1e-9))
@@ -86,9 +81,10 @@ def test_the_fit_of_a_contestant_is_that_of_its_medians() -> None:
 def test_tables_of_planted_times() -> None:
     lines = render([RESULT]).splitlines()
     first = lines.index("**2 ranks: sum, float32**")
-    assert lines[first + 2] == f"| buffer | {' | '.join(CONTESTANTS)} |"
+    assert lines[first + 2] == f"| buffer | {' | '.join(CONTESTANTS)} | fresh memory of Allreduce |"
     # The third contestant: 3 us, and quartiles at 0.75 and 1.5 of the median.
     assert lines[first + 4].startswith("| 4 B | 3.00 µs ±38% |")
+    assert lines[first + 4].endswith(" | 2.0 MB |")
     fitted = next(line for line in lines if line.startswith("| Allreduce | int32 |"))
     assert fitted.startswith("| Allreduce | int32 | 4.0 | 1.00 | 0% |")
     seconds = 4e-6 + (1 << 20) * 1e-9
