@@ -18,18 +18,16 @@ for variable in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS",
     os.environ[variable] = "1"  # read when NumPy and Numba are loaded, which the imports below do
 
 import argparse  # noqa: E402
-import json  # noqa: E402
 import statistics  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Callable, Iterator  # noqa: E402
 from dataclasses import dataclass  # noqa: E402
-from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 import numpy as np  # noqa: E402
 
 from benchmarks.networks import NETWORKS, Network  # noqa: E402
-from benchmarks.report import RESULTS, save_results, spread, write_between_markers  # noqa: E402
+from benchmarks.report import add_report_options, report, spread  # noqa: E402
 from ddp import nn  # noqa: E402
 from ddp.config import ModelConfig, OptimizerConfig  # noqa: E402
 from ddp.kernels.peak import measure_peak_gflops  # noqa: E402
@@ -197,19 +195,16 @@ def main() -> None:
     parser.add_argument("--networks", default=names, help="separated by commas (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=64, help="samples (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=7, help="rounds (default: %(default)s)")
-    parser.add_argument("--results", type=Path, default=RESULTS / "kernels.json", help="file (default: %(default)s)")
-    parser.add_argument("--render", action="store_true", help="measure nothing, show the last results")
-    parser.add_argument("--write", type=Path, help="Markdown file to put the tables into")
+    add_report_options(parser, "kernels")
     options = parser.parse_args()
-    if not options.render:
+
+    def measure_all() -> dict[str, Any]:
         chosen = tuple(network for network in NETWORKS if network.name in options.networks.split(","))
         kernels = [measure(case, options.repeats) for case in cases(chosen, options.batch)]
         about = {"batch": options.batch, "cpu": provenance.cpu_model(), "versions": provenance.versions()}
-        save_results(options.results, {**about, "kernels": kernels})
-    rendered = table(json.loads(options.results.read_text()))
-    print(rendered)
-    if options.write:
-        write_between_markers(options.write, "benchmarks.kernels", rendered)
+        return {**about, "kernels": kernels}
+
+    report(options, "benchmarks.kernels", measure_all, table)
 
 
 if __name__ == "__main__":

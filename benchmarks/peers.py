@@ -28,10 +28,9 @@ from typing import Any
 
 from benchmarks.contestants.task import Task
 from benchmarks.networks import NETWORKS, Network
-from benchmarks.report import RESULTS, save_results, spread, write_between_markers
-from launch.discovery import find_launcher, query_library
+from benchmarks.report import add_report_options, report, spread
+from benchmarks.start import request, start_ranks
 from launch.hosts import this_host
-from launch.job import Request, build_job
 from launch.placement import Available
 
 OURS = "this trainer"
@@ -112,7 +111,7 @@ class Contestant:
                 )
                 for rank in range(setting.ranks)
             ]  # fmt: skip
-            self.processes = start_processes(tasks)
+            self.processes = start_processes(tasks, Path(self.folder.name))
             self.streams = []
             with contextlib.suppress(ChildProcessError):
                 self.streams = [self._accept(server) for _ in range(setting.ranks)]
@@ -162,21 +161,14 @@ class Contestant:
         return answer
 
 
-def start_processes(tasks: Sequence[Task]) -> list[subprocess.Popen[bytes]]:
+def start_processes(tasks: Sequence[Task], folder: Path) -> list[subprocess.Popen[str]]:
     """The ranks of a contestant: by mpirun for this trainer, one by one for PyTorch."""
     program = [sys.executable, "-m", "benchmarks.contestants"]
     if len(tasks) == 1 or tasks[0].contestant != "ddp_trainer":
-        commands, environment = [[*program, task.to_json()] for task in tasks], {}
-    else:
-        cores = Available(this_host(), tuple(tasks[0].cores))
-        request = Request(len(tasks), tasks[0].threads)
-        whole = [*program, tasks[0].to_json()]
-        launcher = find_launcher(query_library(), "auto")
-        job = build_job(request, launcher, whole, [cores])
-        commands, environment = [list(job.command)], dict(job.environment)
-    return [
-        subprocess.Popen(command, stdin=subprocess.DEVNULL, env={**os.environ, **environment}) for command in commands
-    ]
+        commands = [[*program, task.to_json()] for task in tasks]
+        return [subprocess.Popen(command, stdin=subprocess.DEVNULL, text=True) for command in commands]
+    cores = Available(this_host(), tuple(tasks[0].cores))
+    return [start_ranks(request(len(tasks), tasks[0].threads), [*program, tasks[0].to_json()], folder, [cores])]
 
 
 @contextlib.contextmanager
@@ -292,21 +284,17 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64, help="samples of a step (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=7, help="rounds (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=1.0, help="of a contestant's turn (default: %(default)s)")
-    parser.add_argument("--results", type=Path, default=RESULTS / "peers.json", help="file (default: %(default)s)")
-    parser.add_argument("--render", action="store_true", help="measure nothing, show the last results")
+    add_report_options(parser, "peers")
     parser.add_argument("--summary", action="store_true", help="a row a network, against the fastest other")
-    parser.add_argument("--write", type=Path, help="Markdown file to put the table into")
     options = parser.parse_args()
-    if not options.render:
+
+    def measure_all() -> list[dict[str, Any]]:
         chosen = [network for network in NETWORKS if network.name in options.networks.split(",")]
         cases = [(setting, network) for setting in settings() for network in chosen]
-        results = [measure(*case, options.batch, options.repeats, options.seconds) for case in cases]
-        save_results(options.results, results)
+        return [measure(*case, options.batch, options.repeats, options.seconds) for case in cases]
+
     name, render = ("benchmarks.peers.summary", summary) if options.summary else ("benchmarks.peers", table)
-    rendered = render(json.loads(options.results.read_text()))
-    print(rendered)
-    if options.write:
-        write_between_markers(options.write, name, rendered)
+    report(options, name, measure_all, render)
 
 
 if __name__ == "__main__":

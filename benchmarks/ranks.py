@@ -10,39 +10,12 @@ table; `--write` puts the table between the markers of a Markdown file, which is
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import subprocess
-import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from benchmarks.report import RESULTS, save_results, spread, write_between_markers
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training run."""
-
-    ranks: int
-    repeat: int
-    start: dict[str, Any]
-    end: dict[str, Any]
-
-
-def train(ranks: int, repeat: int, arguments: list[str], directory: Path, placement: tuple[str, ...] = ()) -> Run:
-    """Run the trainer, with one thread a rank unless `placement` says else, and read back what it recorded."""
-    name = f"ranks{ranks}-{repeat}-{'-'.join(placement)}"
-    output = ["--output.dir", str(directory), "--output.name", name]
-    where = ["-n", str(ranks), *(placement or ("--threads", "1"))]
-    command = [sys.executable, "-m", "launch", "run", *where, "--", *arguments, *output]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=1800)
-    lines = (directory / name / "metrics.jsonl").read_text().splitlines()
-    records = [json.loads(line) for line in lines]
-    by_event = {record["event"]: record for record in records}
-    return Run(ranks, repeat, by_event["start"], by_event["end"])
+from benchmarks.training import Run, train
 
 
 def measure(rank_counts: list[int], repeats: int, arguments: list[str]) -> list[Run]:

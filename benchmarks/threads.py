@@ -15,8 +15,8 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from benchmarks.ranks import Run, train
 from benchmarks.report import RESULTS, save_results, spread, write_between_markers
+from benchmarks.training import Run, train
 
 LAYERS = ("omp", "workqueue", "tbb")
 Point = tuple[str, int]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
+from ddp.comm import world as world_module
 from ddp.comm.failure import DifferingRankError, UserError
 from ddp.comm.world import World
 
@@ -262,3 +263,11 @@ def test_a_lack_of_memory_is_the_users_mistake(world: World) -> None:
 
     with pytest.raises(UserError, match="931 GiB"):
         world.run_together(allocate)
+
+
+def test_long_arrays_are_summed_as_short_ones(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(world_module, "PIECE", 7)
+    for size in (0, 1, 6, 7, 8, 14, 40):
+        array = np.arange(size) + world.rank
+        world.all_reduce(array)
+        np.testing.assert_array_equal(array, world.size * np.arange(size) + sum(range(world.size)))
