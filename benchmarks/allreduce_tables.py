@@ -151,9 +151,10 @@ def fit_table(times: Times) -> list[str]:
 
 
 def update_table(times: Times) -> list[str]:
-    """Sum and update of long buffers, and the ratio to what everyone would write."""
+    """Sum and update of long buffers, and the ratio to what everyone would write; with one rank, of some of them."""
     column, rows = "reduce_and_update", []
-    for size in (size for size in times.sizes if size >= LONG):
+    chosen = times.sizes if times.ranks > 1 else [*BUS_SIZES, times.sizes[-1]]
+    for size in (size for size in times.sizes if size >= LONG and size in chosen):
         for kind in KINDS:
             present = [name for name in CONTESTANTS if times.measured(name, kind, [size])]
             cells = [
