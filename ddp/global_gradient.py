@@ -52,7 +52,7 @@ class GlobalGradient:
         """Take the model, whose gradient sums are overwritten, the loss of its outputs, and where samples come from."""
         self.world, self.model, self.loss, self.load, self.repeats = world, model, loss, load, 0
         self.reports = ShardReports(config.batch.shards, model.scales.size, model.num_statistics)
-        self.scales = build_scales(config.comm.exact, model.scales, config.batch.shards)
+        self.scales = build_scales(config.comm.sums_exactly, model.scales, config.batch.shards)
         has_earlier = config.batch.accumulation > 1
         self._earlier = np.zeros_like(model.gradient_sums) if has_earlier else model.gradient_sums[:0]
 

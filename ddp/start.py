@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ddp.comm.world import World
+from ddp.config import CommConfig
 from ddp.observe import provenance
 from ddp.trainer import Trainer
 
@@ -43,9 +44,14 @@ def start_text(facts: dict[str, Any]) -> str:
     )
 
 
-def start_warnings(facts: dict[str, Any], num_shards: int) -> list[str]:
-    """What the user should know before waiting for results: idle ranks, shared cores."""
+def start_warnings(facts: dict[str, Any], num_shards: int, comm: CommConfig) -> list[str]:
+    """What the user should know before waiting for results: sums that are not exact, idle ranks, shared cores."""
     warnings = []
+    if comm.exact and not comm.sums_exactly:
+        warnings.append(
+            f"comm.compression = {comm.compression} sums in float32: comm.exact does not hold, the trained weights"
+            " depend on the number of ranks"
+        )
     size, threads = facts["world_size"], facts["threads_per_rank"]
     if size > num_shards:
         warnings.append(

@@ -262,7 +262,7 @@ def _open_run(world: World, trainer: Trainer, invocation: Invocation, started: f
     trainer.progress.message(start_text(facts))
     if resume_step is not None:
         trainer.progress.message(f"resumed at step {resume_step}" if resume_step else "no checkpoint: starting anew")
-    for warning in start_warnings(facts, config.batch.shards):
+    for warning in start_warnings(facts, config.batch.shards, config.comm):
         trainer.progress.message(f"warning: {warning}")
     return run
 

@@ -65,7 +65,7 @@ class Trainer:
         self.sampler = Sampler(len(dataset.train), config.batch.size, config.batch.shards, config.seed)
         self._check_batch()
         sample_shape = dataset.train.sample_shape
-        self.model = build_model(config.model, sample_shape, dataset.num_classes, config.seed, config.comm.exact)
+        self.model = build_model(config.model, sample_shape, dataset.num_classes, config.seed, config.comm.sums_exactly)
         self.loss = build_loss(config.model)
         capacity = max(1, self.sampler.max_samples(world.size, config.batch.accumulation))
         self.model.build(sample_shape, capacity)
@@ -79,7 +79,7 @@ class Trainer:
         self.trials: ReducerTrials | None = None
         rung: str = config.comm.reducer
         if rung == "auto":
-            rungs = applicable_rungs(world, self.model.num_parameters)
+            rungs = applicable_rungs(config.comm, world, self.model.num_parameters)
             rung = rungs[0]
             self.trials = ReducerTrials(world, rungs, self.total_steps) if len(rungs) > 1 else None
         self.update.use(rung)

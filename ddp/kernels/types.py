@@ -7,13 +7,14 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Addends", "Float32", "Float64", "GradientSum", "Int32", "Int64", "UInt8"]
+__all__ = ["Addends", "Float32", "Float64", "GradientSum", "Int32", "Int64", "UInt8", "UInt16"]
 
 Float32: TypeAlias = npt.NDArray[np.float32]
 Float64: TypeAlias = npt.NDArray[np.float64]
 Int32: TypeAlias = npt.NDArray[np.int32]
 Int64: TypeAlias = npt.NDArray[np.int64]
 UInt8: TypeAlias = npt.NDArray[np.uint8]
+UInt16: TypeAlias = npt.NDArray[np.uint16]
 GradientSum: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.int32]
 """Sums of the logical shards' gradients: float32, or fixed point, which adds exactly."""
 

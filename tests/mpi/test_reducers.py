@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from mpi4py import MPI
 
-from ddp.comm.reducers import Reducer, build_reducer, cut_into_parts
+from ddp.comm.reducers import Reducer, applicable_rungs, build_reducer, cut_into_parts, node_shared
 from ddp.comm.world import World
 from ddp.config import CommConfig
 from ddp.kernels.types import Float32, GradientSum
@@ -135,3 +136,16 @@ def test_parts_cover_all_blocks_once(num_parts: int) -> None:
     assert edges[0] == 0
     assert edges[-1] == SIZE
     assert edges[1:-1:2] == edges[2::2]
+
+
+def test_nodes_without_room_for_shared_memory_are_named(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who wrote to it would be killed."""
+    usage = shutil.disk_usage("/")
+    free = 100_000 if world.rank == world.size - 1 else usage.free
+    monkeypatch.setattr(node_shared.shutil, "disk_usage", lambda _: usage._replace(free=free))
+    needed = 4 * SIZE * (world.local_size + 3) / 1e6
+    with pytest.raises(ValueError, match=rf"{world.host} has 0 MB free in /dev/shm, {needed:,.0f} MB are needed; make"):
+        build("node_shared", world, Network(np.int32))
+    assert "node_shared" not in applicable_rungs(CommConfig(), world, SIZE)
+    monkeypatch.undo()
+    assert ("node_shared" in applicable_rungs(CommConfig(), world, SIZE)) == (world.size > 1)

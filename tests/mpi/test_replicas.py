@@ -36,7 +36,7 @@ def build(config: Config, world: World) -> Trainer:
 
 @pytest.mark.parametrize("part", ["1.weight", "5.bias", "optimizer.momentum.3.weight", "scales of the gradient sums"])
 def test_a_bit_that_flips_in_any_part_is_found(part: str, world: World) -> None:
-    replicas = build(MLP, world).replicas
+    replicas = build(MLP, world).update.replicas
     replicas.check(3)
     if world.rank == world.size - 1:
         replicas.parts[part].reshape(-1).view(np.int32)[-1] ^= BIT
@@ -69,7 +69,7 @@ def test_all_ranks_stop_at_the_next_check(flipped: int, world: World) -> None:
     # Before the checkpoints at the ends of epochs, after 4, 8 and 12 steps, and after 5 and 10.
     expected = {4: 4, 5: 5, 6: 8, 11: 12}[flipped]
     assert world.comm.allgather(trainer.step) == [expected] * world.size
-    assert trainer.replicas.agreed_step == {4: 0, 5: 4, 6: 5, 11: 10}[flipped]
+    assert trainer.update.replicas.agreed_step == {4: 0, 5: 4, 6: 5, 11: 10}[flipped]
 
 
 def test_checks_change_nothing_and_pass(world: World) -> None:
@@ -78,7 +78,7 @@ def test_checks_change_nothing_and_pass(world: World) -> None:
         trainer = build(replace(MLP, comm=CommConfig(check_every=every)), world)
         trainer.train()
         results.append(trainer.model.parameters.tobytes())
-        assert trainer.replicas.agreed_step == (0 if every == 0 or world.size == 1 else 12)
+        assert trainer.update.replicas.agreed_step == (0 if every == 0 or world.size == 1 else 12)
     assert results[0] == results[1]
 
 

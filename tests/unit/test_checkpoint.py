@@ -34,6 +34,7 @@ from ddp.checkpoint import (
 )
 from ddp.config import (
     BatchConfig,
+    CommConfig,
     Config,
     DataConfig,
     ModelConfig,
@@ -290,6 +291,10 @@ def same_run(saved: Config, mine: Config) -> None:
         (
             Config(model=ModelConfig(hidden=(4,))),
             "model.hidden = [4]: checkpoint a.safetensors was made with [512, 512]",
+        ),
+        (
+            Config(comm=CommConfig(compression="bf16")),
+            "comm.compression = bf16: checkpoint a.safetensors was made with none",
         ),
     ],
 )

@@ -45,6 +45,7 @@ CHANGED = Config(
     checkpoint=CheckpointConfig(every_steps=4, every_epochs=0, keep=0, grace_s=2.5),
     output=OutputConfig(dir="elsewhere/", name="a-b.c", log_every=1, profile=True),
 )
+COMPRESSED = Config(comm=module.CommConfig(compression="fp16"))
 
 
 def documented_fields() -> Iterator[tuple[str, str, str | None]]:
@@ -112,6 +113,11 @@ RANGES = [
     (module.CommConfig, {"timeout_s": 0.5}, "comm.timeout_s = 0.5: use 1 s or more, or 0 for never"),
     (module.CommConfig, {"timeout_s": math.nan}, "comm.timeout_s = nan: use 1 s or more, or 0 for never"),
     (module.CommConfig, {"timeout_s": math.inf}, "comm.timeout_s = inf: use 1 s or more, or 0 for never"),
+    (
+        module.CommConfig,
+        {"compression": "bf16", "reducer": "sharded"},
+        "comm.reducer = sharded: comm.compression = bf16 needs auto or flat; or use comm.compression = none",
+    ),
     (CheckpointConfig, {"every_steps": -1}, "checkpoint.every_steps = -1: use 0 or more"),
     (CheckpointConfig, {"every_epochs": -1}, "checkpoint.every_epochs = -1: use 0 or more"),
     (CheckpointConfig, {"keep": -1}, "checkpoint.keep = -1: use 0 or more"),
@@ -167,7 +173,7 @@ def test_to_dict_keeps_order_and_makes_lists() -> None:
     assert list(plain["batch"]) == ["size", "shards", "accumulation"]
 
 
-@pytest.mark.parametrize("config", [Config(), CHANGED], ids=["default", "all-changed"])
+@pytest.mark.parametrize("config", [Config(), CHANGED, COMPRESSED], ids=["default", "all-changed", "compressed"])
 def test_toml_reads_back_to_the_same_configuration(config: Config, tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_text(dump_toml(config))
@@ -176,7 +182,7 @@ def test_toml_reads_back_to_the_same_configuration(config: Config, tmp_path: Pat
 
 
 def test_the_changed_configuration_differs_in_every_field_that_has_a_choice() -> None:
-    only = {("data", "samples"), ("data", "classes"), ("optimizer", "name")}
+    only = {("data", "samples"), ("data", "classes"), ("optimizer", "name"), ("comm", "compression")}  # another reducer
     default, changed = to_dict(Config()), to_dict(CHANGED)
     same = {(s, f) for s in SECTIONS for f in default[s] if default[s][f] == changed[s][f]}
     assert same == only
@@ -194,3 +200,9 @@ def test_every_file_in_configs_loads_and_says_how_to_run_it(path: Path) -> None:
 
 def test_there_are_files_in_configs() -> None:
     assert {"mlp", "mnist_cnn", "polynomial_gd", "polynomial_sgd", "vgg"} <= {path.stem for path in CONFIGS}
+
+
+def test_sums_are_exact_only_where_nothing_forbids_it() -> None:
+    assert module.CommConfig().sums_exactly
+    assert not module.CommConfig(exact=False).sums_exactly
+    assert not module.CommConfig(compression="bf16").sums_exactly

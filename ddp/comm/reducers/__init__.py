@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ddp.comm.reducers.base import Buffers, Part, Reducer, cut_into_parts
 from ddp.comm.reducers.bucketed import BucketedReducer
+from ddp.comm.reducers.compressed import CompressedReducer
 from ddp.comm.reducers.dummy import DummyReducer
 from ddp.comm.reducers.flat import FlatReducer
 from ddp.comm.reducers.naive import NaiveReducer
@@ -16,6 +17,7 @@ from ddp.kernels.types import Int64
 __all__ = [
     "BucketedReducer",
     "Buffers",
+    "CompressedReducer",
     "DummyReducer",
     "FlatReducer",
     "NaiveReducer",
@@ -37,9 +39,9 @@ _SIMPLE: dict[str, type[Reducer]] = {
 }
 
 
-def applicable_rungs(world: World, num_parameters: int) -> list[str]:
+def applicable_rungs(config: CommConfig, world: World, num_parameters: int) -> list[str]:
     """The rungs among which to choose the fastest, the simplest first; collective."""
-    if world.size == 1:
+    if world.size == 1 or config.compression != "none":
         return ["flat"]
     shares = world.size > world.num_nodes and shared_memory_shortage(world, num_parameters) is None
     return ["flat", *(["node_shared"] if shares else []), "bucketed", "sharded"]
@@ -51,6 +53,8 @@ def build_reducer(config: CommConfig, world: World, model: Buffers, blocks: Int6
     Raises:
         ValueError: on all ranks, if a node lacks the memory that the rung shares.
     """
+    if config.compression != "none":
+        return CompressedReducer(world, model, blocks, config.compression == "fp16")
     if config.reducer == "bucketed":
         return BucketedReducer(world, model, blocks, config.bucket_mb)
     return _SIMPLE[config.reducer](world, model, blocks)

@@ -20,6 +20,7 @@ from numba.core.runtime import _nrt_python, rtsys
 
 from ddp.kernels import (
     batchnorm,
+    compress,
     conv2d,
     dropout,
     flatten,
@@ -59,6 +60,11 @@ def i(*shape):
 def largest():
     """Of each thread, so the only output that the threads may change; what counts is the largest of them."""
     return np.zeros(THREADS, np.int64)
+
+
+def words(*shape):
+    """None of them a NaN."""
+    return GENERATOR.integers(0, 100, shape).astype(np.uint16)
 
 
 def d(*shape):
@@ -216,6 +222,8 @@ OTHERS = [
             *(d(len(BLOCKS), update.LANES), d(len(BLOCKS))),
         ),
     ),
+    (compress.compress, lambda: (f(NUMBERS), f(NUMBERS), BLOCKS, True, words(NUMBERS + len(BLOCKS)))),
+    (compress.expand_sum, lambda: (words(3, NUMBERS + len(BLOCKS)), BLOCKS, True, f(NUMBERS))),
     (
         update.add_up,
         lambda: (f(3, NUMBERS), 1, 0, BLOCKS, SCALE * f(2), d(len(BLOCKS), update.LANES), d(len(BLOCKS))),
