@@ -43,7 +43,7 @@ PHASES = {
 """Fields of a `step` record, and what the table calls them."""
 FEWEST_STEPS = 15
 RECORDS = 20
-"""`step` records of a run, at most twice as many; fewer of a short one."""
+"""`step` records of a long run."""
 RECORD_STEPS = 5
 """Steps of a record, at least: to write it takes time, too."""
 SHARDS_PER_RANK = 4
