@@ -180,7 +180,7 @@ class Trainer:
                 self.evaluate()
         while self.step < self.total_steps:
             self.world.activity.step = self.step + 1
-            self._step()
+            self.train_step()
             self.parameter_log.write(self.step, self._step_values)
             replicas = self.update.replicas
             if replicas.is_due(self.step) or self.step == self.total_steps or self._is_checkpoint_due():
@@ -197,11 +197,11 @@ class Trainer:
         if self.config.train.evaluate_every and self.evaluated_step != self.step:
             self.evaluate()
 
-    def _step(self) -> None:
-        """A step by the configured reducer, or the one whose turn it is."""
+    def train_step(self) -> None:
+        """One step of SGD, by the configured reducer, or the one whose turn it is."""
         if self.trials is None:
-            return self.train_step()
-        choice = self.trials.step(self.train_step, self.update.rung, self._use_rung)
+            return self._sgd_step()
+        choice = self.trials.step(self._sgd_step, self.update.rung, self._use_rung)
         if choice is not None:
             self.trials = None
             self.metrics.write("reducer", step=self.step, **dataclasses.asdict(choice))
@@ -212,8 +212,8 @@ class Trainer:
         with self.timers.excluded():
             self.update.use(rung)
 
-    def train_step(self) -> None:
-        """One step of SGD: gather, forward, backward, reduce, update."""
+    def _sgd_step(self) -> None:
+        """Gather, forward, backward, reduce, update."""
         epoch, step_in_epoch = divmod(self.step, self.steps_per_epoch)
         indices = self.sampler.global_batch(epoch, step_in_epoch)
         if self.gradient.compute(self._sweeps(indices), self.timers, self.agreement):
