@@ -37,6 +37,8 @@ from ddp.partition import block_partition  # noqa: E402
 
 KINDS = {"float32": np.float32, "int32": np.int32}
 RUNGS = ("naive", "flat", "bucketed", "node_shared", "sharded", "dummy")
+COMPRESSED = "flat, bf16"
+"""A reducer, and how its gradients are compressed: of float32 sums."""
 TENSORS = 8
 """Parameter tensors of a buffer, equally long: `naive` sums each by itself, `bucketed` hears of one after the other."""
 MOST_STEPS = 1000
@@ -95,7 +97,8 @@ class Rung:
         self.world, self.network = world, Network(buffers, kind)
         self.reports = ShardReports(BatchConfig().shards, len(buffers.slices), 0).integers
         blocks = make_blocks(buffers.slices.values())
-        config = CommConfig(reducer=name)  # type: ignore[arg-type]
+        reducer, _, compression = name.partition(", ")
+        config = CommConfig(reducer=reducer, compression=compression or "none")  # type: ignore[arg-type]
         self.reducer = build_reducer(config, world, self.network, blocks)
         parameters, addends, blocks, velocity = self.reducer.mine()
         if not isinstance(self.reducer, NodeSharedReducer):
@@ -238,6 +241,7 @@ def contestants(world: World, count: int) -> Iterator[dict[tuple[str, str], Cont
         everyone["Allreduce", kind] = Allreduce(kind, world, buffers)
         everyone["Reduce_scatter, Allgather", kind] = ScatterGather(kind, world, buffers)
         everyone |= {(name, kind): Rung(name, kind, world, buffers) for name in rungs}
+    everyone[COMPRESSED, "float32"] = Rung(COMPRESSED, "float32", world, buffers)
     try:
         yield everyone
     finally:

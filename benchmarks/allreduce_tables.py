@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from benchmarks import cost_model
 from benchmarks.cost_model import Job, Line, Machine
 from benchmarks.report import quartiles
 
-CONTESTANTS = tuple(cost_model.REDUCE)
+CONTESTANTS = (*cost_model.REDUCE, "flat, bf16")
 KINDS = ("float32", "int32")
 LONG = 1 << 20
 """Bytes from which on the update is worth a table: below, it takes no time."""
@@ -22,7 +22,7 @@ MODEL_SIZES = (4, 64 << 10, 1 << 20, 36_000_000)
 COLUMNS = {"reduce": "sum", "reduce_and_update": "sum and update"}
 PREDICTIONS = {"reduce": cost_model.reduce, "reduce_and_update": cost_model.reduce_and_update}
 MISSING = "-"
-"""Where a node lacks the shared memory that `node_shared` needs."""
+"""Where a node lacks the shared memory that `node_shared` needs, or where sums must be of float32."""
 
 
 def label(size: int) -> str:
@@ -60,7 +60,13 @@ class Times:
 
     def measured(self, name: str, kind: str, sizes: Sequence[int] | None = None) -> list[int]:
         """The sizes, of all or of some, at which a contestant took part."""
-        return [size for size in sizes or self.sizes if (size, name, kind, "reduce") in self.seconds]
+        return [
+            size for size in (self.sizes if sizes is None else sizes) if (size, name, kind, "reduce") in self.seconds
+        ]
+
+    def names(self, kind: str, among: Iterable[str] = CONTESTANTS) -> list[str]:
+        """The contestants that took part with one kind of sums."""
+        return [name for name in among if self.measured(name, kind)]
 
     def quartiles(self, size: int, name: str, kind: str, column: str = "reduce") -> tuple[float, float, float]:
         """Of all rounds: first quartile, median, third quartile."""
@@ -119,22 +125,20 @@ def latency_table(times: Times, kind: str) -> list[str]:
         first, median, third = times.quartiles(size, name, kind)
         return f"{duration(median)} ±{(third - first) / 2 / median:.0%}"
 
-    rows = [
-        [
-            label(each["bytes"]),
-            *(cell(each["bytes"], name) for name in CONTESTANTS),
-            f"{each['fresh_bytes'] / 1e6:.1f} MB",
-        ]
-        for each in times.result["sizes"]
-    ]
-    return _table(f"{title(times)}: sum, {kind}", ["buffer", *CONTESTANTS, "fresh memory of Allreduce"], rows)
+    names = times.names(kind)
+    rows = []
+    for each in times.result["sizes"]:
+        size, fresh = each["bytes"], f"{each['fresh_bytes'] / 1e6:.1f} MB"
+        rows.append([label(size), *(cell(size, name) for name in names), fresh])
+    return _table(f"{title(times)}: sum, {kind}", ["buffer", *names, "fresh memory of Allreduce"], rows)
 
 
 def fit_table(times: Times) -> list[str]:
     """Fitted latency and bandwidth, what the line leaves unexplained, and the bus bandwidth at some sizes."""
     bus_sizes = [size for size in times.sizes if size in BUS_SIZES or size == times.sizes[-1]]
     rows = []
-    contestants = [("message", ""), ("addition", ""), *((name, kind) for name in CONTESTANTS for kind in KINDS)]
+    sums = [(name, kind) for name in CONTESTANTS for kind in KINDS if times.measured(name, kind)]
+    contestants = [("message", ""), ("addition", ""), *sums]
     for name, kind in contestants:
         line = times.line(name, kind)
         misses = [abs(line(size) / times.median(size, name, kind) - 1) for size in times.measured(name, kind)]
@@ -151,9 +155,10 @@ def fit_table(times: Times) -> list[str]:
 
 
 def update_table(times: Times) -> list[str]:
-    """Sum and update of long buffers, and the ratio to what everyone would write."""
+    """Sum and update of long buffers, and the ratio to what everyone would write; with one rank, of some of them."""
     column, rows = "reduce_and_update", []
-    for size in (size for size in times.sizes if size >= LONG):
+    chosen = times.sizes if times.ranks > 1 else [*BUS_SIZES, times.sizes[-1]]
+    for size in (size for size in times.sizes if size >= LONG and size in chosen):
         for kind in KINDS:
             present = [name for name in CONTESTANTS if times.measured(name, kind, [size])]
             cells = [
@@ -171,7 +176,7 @@ def update_table(times: Times) -> list[str]:
 
 def model_table(times: Times, kind: str) -> list[str]:
     """Measured, and predicted from messages, additions and the update alone."""
-    rows = []
+    rows, names = [], times.names(kind, cost_model.REDUCE)
     for size in (size for size in times.sizes if size in MODEL_SIZES or size == times.sizes[-1]):
         machine, job = times.machine(size, kind), times.job(size)
         for column, predict in PREDICTIONS.items():
@@ -179,10 +184,10 @@ def model_table(times: Times, kind: str) -> list[str]:
                 f"{duration(times.median(size, name, kind, column))} ({duration(predict(name, machine, job))})"
                 if times.measured(name, kind, [size])
                 else MISSING
-                for name in CONTESTANTS
+                for name in names
             ]
             rows.append([label(size), COLUMNS[column], *cells])
-    return _table(f"{title(times)}: measured (predicted), {kind}", ["buffer", "", *CONTESTANTS], rows)
+    return _table(f"{title(times)}: measured (predicted), {kind}", ["buffer", "", *names], rows)
 
 
 def render(results: list[dict[str, Any]]) -> str:

@@ -43,7 +43,9 @@ PHASES = {
 """Fields of a `step` record, and what the table calls them."""
 FEWEST_STEPS = 15
 RECORDS = 20
-"""`step` records of a run, at least."""
+"""`step` records of a long run."""
+RECORD_STEPS = 5
+"""Steps of a record, at least: to write it takes time, too."""
 SHARDS_PER_RANK = 4
 """The same for one rank and for more: a leaf gradient costs the same in all."""
 
@@ -64,7 +66,7 @@ def arguments(network: Network, reducer: str, ranks: int, batch: int, steps: int
         "train.evaluate_every": 0,
         "checkpoint.every_epochs": 0,
         "comm.reducer": reducer,
-        "output.log_every": max(1, steps // (RECORDS + 1)),
+        "output.log_every": max(RECORD_STEPS, steps // (RECORDS + 1)),
     }
     return [word for name, value in options.items() for word in (f"--{name}", _text(value))]
 

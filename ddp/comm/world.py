@@ -209,11 +209,13 @@ class World:
                     raise DifferingRankError(name, rank, gathered[rank][1], value, common)
 
     def all_reduce(self, array: npt.NDArray[np.generic], name: str = "sum over all ranks") -> None:
-        """Sum an array (n,) over all ranks, in place, piece by piece if it is long; `name` says what it is."""
+        """Sum an array over all ranks, in place, piece by piece if it is long; `name` says what it is."""
         if self.size > 1:
+            assert array.flags.c_contiguous
+            flat = array.reshape(-1)
             with self.collective(name, array.nbytes):
-                for start in range(0, array.size, PIECE):
-                    self.comm.Allreduce(MPI.IN_PLACE, array[start : start + PIECE], op=MPI.SUM)
+                for start in range(0, flat.size, PIECE):
+                    self.comm.Allreduce(MPI.IN_PLACE, flat[start : start + PIECE], op=MPI.SUM)
 
     def all_reduce_min(self, array: npt.NDArray[np.float64], name: str) -> None:
         """The smallest of every element over all ranks, in place; `name` says what it is."""

@@ -38,14 +38,14 @@ RESULT: dict[str, Any] = {
 
 @pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.name)
 def test_the_trainer_understands_the_arguments(network: Any) -> None:
-    config = parse(arguments(network, "bucketed", 2, 64, 42)).config
+    config = parse(arguments(network, "bucketed", 2, 64, 420)).config
     assert (config.model.name, config.data.shape, config.data.name) == (
         network.model["name"],
         network.shape,
         "synthetic",
     )
     assert (config.batch.size, config.batch.shards, config.comm.reducer) == (128, 8, "bucketed")
-    assert (config.train.steps, config.output.log_every) == (42, 2)
+    assert (config.train.steps, config.output.log_every) == (420, 20)
     assert all(getattr(config.model, name) == value for name, value in network.model.items())
 
 

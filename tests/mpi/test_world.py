@@ -267,7 +267,8 @@ def test_a_lack_of_memory_is_the_users_mistake(world: World) -> None:
 
 def test_long_arrays_are_summed_as_short_ones(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(world_module, "PIECE", 7)
-    for size in (0, 1, 6, 7, 8, 14, 40):
-        array = np.arange(size) + world.rank
+    for shape in ((), (0,), (1,), (7,), (8,), (40,), (5, 8)):
+        numbers = np.arange(np.prod(shape, dtype=int)).reshape(shape)
+        array = np.array(numbers + world.rank)
         world.all_reduce(array)
-        np.testing.assert_array_equal(array, world.size * np.arange(size) + sum(range(world.size)))
+        np.testing.assert_array_equal(array, world.size * numbers + sum(range(world.size)))
