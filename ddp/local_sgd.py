@@ -103,6 +103,6 @@ class LocalSGD:
             array[...] = 0  # whatever it was: 0 times an infinity is not 0
         else:
             array *= self._samples if is_integer else np.float32(self._samples / total)
-        self.world.all_reduce(array.reshape(-1), "average of parameters")
+        self.world.all_reduce(array, "average of parameters")
         if is_integer:
             array //= total
