@@ -172,8 +172,11 @@ def test_checkpoints_and_logs_wait_for_the_next_average_and_a_resumed_run_goes_o
     assert steps == [4, 8, 10, 14, 18, 24, 28, 30]
     assert logged == [8, 10, 18, 20, 28, 30]
     resumed = build(config, world)
-    resumed.resume(run.checkpoints / "step-00000014.safetensors")
+    resumed.resume(run.checkpoints / "step-00000018.safetensors")
+    due: list[int] = []
+    resumed.checkpoint = lambda: due.append(resumed.step)  # type: ignore[method-assign]
     resumed.train()
+    assert due == [24, 28, 30]
     assert bits(resumed) == bits(trainer)
 
 
