@@ -268,7 +268,8 @@ def main() -> None:
         parser.error(f"--networks {','.join(sorted(unknown))}: give some of {','.join(everyone)}")
 
     def measure_all() -> list[dict[str, Any]]:
-        with tempfile.TemporaryDirectory() as folder:
+        # A run's first rank may be on another host: its directory must be on what all hosts share, as this one is.
+        with tempfile.TemporaryDirectory(dir=Path.cwd() if options.hostfile else None) as folder:
             chosen = [everyone[name] for name in options.networks.split(",")]
             return [Bench(network, options, Path(folder)).measure() for network in chosen]
 
