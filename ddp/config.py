@@ -187,6 +187,9 @@ class CommConfig:
     """Largest part of the gradient that `bucketed` sends at once, in 2**20 bytes."""
     compression: Literal["none", "bf16", "fp16"] = "none"
     """none: gradients are sent as they are; bf16, fp16: in 16 bits, with what is lost kept for the next step."""
+    sync_every: int = 1
+    """Steps that a rank takes by itself before the ranks' parameters are averaged, at the end of an epoch and of the
+    run too (local SGD); logs, checks, checkpoints and stops wait for that. 1: gradients are summed in every step."""
     check_every: int = 100
     """Steps between comparisons of all ranks' parameters, done before each checkpoint and at the end too; 0: never."""
     timeout_s: float = 300.0
@@ -199,6 +202,11 @@ class CommConfig:
         fix = f"comm.compression = {self.compression} needs auto or flat; or use comm.compression = none"
         is_simple = self.reducer in ("auto", "flat")
         _require(is_simple or self.compression == "none", "comm.reducer", self.reducer, fix)
+        _require(self.sync_every >= 1, "comm.sync_every", self.sync_every, "use 1 or more")
+        fix = f"comm.sync_every = {self.sync_every} needs auto or flat; or use comm.sync_every = 1"
+        _require(is_simple or self.sync_every == 1, "comm.reducer", self.reducer, fix)
+        fix = f"no gradients are sent with comm.sync_every = {self.sync_every}; use none, or comm.sync_every = 1"
+        _require(self.compression == "none" or self.sync_every == 1, "comm.compression", self.compression, fix)
         # The longest wait in good order is for a rank that compiles: 40 s on one core.
         fix = "use 1 s or more, or 0 for never"
         _require(self.timeout_s == 0 or 1 <= self.timeout_s < math.inf, "comm.timeout_s", self.timeout_s, fix)
@@ -206,7 +214,7 @@ class CommConfig:
     @property
     def sums_exactly(self) -> bool:
         """Whether gradients are summed in fixed point: `exact`, and nothing is configured that cannot be."""
-        return self.exact and self.compression == "none"
+        return self.exact and self.compression == "none" and self.sync_every == 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -128,10 +128,11 @@ class GlobalGradient:
 
         The reports are few, so that a rank is done with them when the last has come, and is known to have waited.
         """
+        if not self.reducer.sums_over_ranks:
+            return
         with agreement.with_step():
-            if self.reducer.communicates:
-                with timers.phase("wait"):
-                    self.world.all_reduce(self.reports.integers, "sum of reports")
+            with timers.phase("wait"):
+                self.world.all_reduce(self.reports.integers, "sum of reports")
             self.reducer.finish()
 
     def warm_up(self, sweep: Sweep, inputs: Float32, targets: npt.NDArray[Any]) -> None:

@@ -48,10 +48,6 @@ class ReplicaCheck:
             self.parts |= {f"{index}.{name}": buffer for name, buffer in layer.buffers().items()}
         self.parts["scales of the gradient sums"] = scales.exponents
 
-    def is_due(self, step: int) -> bool:
-        """Whether it is time to compare again."""
-        return self.every > 0 and step % self.every == 0
-
     def check(self, step: int) -> None:
         """Compare all ranks after a step, unless there are to be no checks; collective.
 

@@ -48,9 +48,10 @@ def start_warnings(facts: dict[str, Any], num_shards: int, comm: CommConfig) -> 
     """What the user should know before waiting for results: sums that are not exact, idle ranks, shared cores."""
     warnings = []
     if comm.exact and not comm.sums_exactly:
+        is_local = comm.sync_every > 1
+        why = f"sync_every = {comm.sync_every} averages" if is_local else f"compression = {comm.compression} sums"
         warnings.append(
-            f"comm.compression = {comm.compression} sums in float32: comm.exact does not hold, the trained weights"
-            " depend on the number of ranks"
+            f"comm.{why} in float32: comm.exact does not hold, the trained weights depend on the number of ranks"
         )
     size, threads = facts["world_size"], facts["threads_per_rank"]
     if size > num_shards:

@@ -29,6 +29,7 @@ from ddp.global_gradient import GlobalGradient, Sweep
 from ddp.kernels import jit
 from ddp.kernels.peak import measure_peak_gflops
 from ddp.kernels.types import Float32
+from ddp.local_sgd import LocalSGD
 from ddp.models import build_loss, build_model
 from ddp.nn import Draws
 from ddp.observe import profile
@@ -49,8 +50,9 @@ class Trainer:
     """Trains one configured model; every rank has one, and all their methods are collective.
 
     Attributes:
-        model: the network; its parameters are the same on every rank after every step.
+        model: the network; its parameters are the same on every rank after every step, by local SGD after some.
         step: SGD steps done.
+        synced_step: the last of them that the loop has dealt with after which all ranks had the same parameters.
         total_steps: steps after which training ends.
         evaluation: the newest evaluation, if any.
     """
@@ -83,13 +85,14 @@ class Trainer:
             rung = rungs[0]
             self.trials = ReducerTrials(world, rungs, self.total_steps) if len(rungs) > 1 else None
         self.update.use(rung)
+        self.local = LocalSGD(world, self.gradient, self.update) if config.comm.sync_every > 1 else None
         self.evaluator = Evaluator(world, dataset.test, at_once)
         self.data_checksum = world.once_on_node(dataset.checksum)
         self.recovery = Recovery(config, world, self.update, self.data_checksum)
         self.timers = PhaseTimers()
         self.profile: profile.Profile | None = None
         self.micro_batches: dict[int, list[MicroBatch]] = {}  # by the size of the global batch: all or a ragged last
-        self.step, self.evaluated_step, self.samples_done = 0, -1, 0
+        self.step, self.synced_step, self.evaluated_step, self.samples_done = 0, 0, -1, 0
         self.batch_samples, self.grad_norm, self.lr = 0, 0.0, 0.0
         self.evaluation: Evaluation | None = None
         self.evaluation_owed = False
@@ -182,10 +185,12 @@ class Trainer:
             self.world.activity.step = self.step + 1
             self.train_step()
             self.parameter_log.write(self.step, self._step_values)
+            if not self._is_synced(self.step):
+                continue
             replicas = self.update.replicas
-            if replicas.is_due(self.step) or self.step == self.total_steps or self._is_checkpoint_due():
+            if self._has_come(replicas.every) or self.step == self.total_steps or self._is_checkpoint_due():
                 replicas.check(self.step)
-            if self.step % self.config.output.log_every == 0 or self.step == self.total_steps:
+            if self._has_come(self.config.output.log_every) or self.step == self.total_steps:
                 self._log_step()
             with self.timers.excluded():
                 self.agreement.check()
@@ -193,6 +198,7 @@ class Trainer:
                     self.evaluate()
                 if self._is_checkpoint_due():
                     self.checkpoint()
+            self.synced_step = self.step
         self._require_finite(bool(np.isfinite(self.model.parameters).all()), "the result of the last step")
         if self.config.train.evaluate_every and self.evaluated_step != self.step:
             self.evaluate()
@@ -216,14 +222,19 @@ class Trainer:
         """Gather, forward, backward, reduce, update."""
         epoch, step_in_epoch = divmod(self.step, self.steps_per_epoch)
         indices = self.sampler.global_batch(epoch, step_in_epoch)
-        if self.gradient.compute(self._sweeps(indices), self.timers, self.agreement):
-            factor = 1 / len(indices) if self.config.loss.reduction == "mean" else 1.0
-            self.lr = self._learning_rate()
-            self.grad_norm = self.update.step(self.lr, factor, self.timers)
+        sweeps, self.lr = self._sweeps(indices), self._learning_rate()
+        is_mean = self.config.loss.reduction == "mean"
+        if self.local is not None:
+            factor, averages = 1 if is_mean else len(indices), self._is_synced(self.step + 1)
+            is_finite = self.local.step(sweeps, self.lr, factor, averages, self.timers, self.agreement)
+            self.grad_norm = self.local.grad_norm
+        elif is_finite := self.gradient.compute(sweeps, self.timers, self.agreement):
+            self.grad_norm = self.update.step(self.lr, 1 / len(indices) if is_mean else 1.0, self.timers)
             self.gradient.accept()
-        else:
+        if not is_finite:
             self.grad_norm = math.nan
-            self._require_finite(False, f"the gradient of step {self.step + 1}")
+            which = f"step {self.step + 1}" if self.local is None else f"a step after step {self.synced_step}"
+            self._require_finite(False, f"the gradient of {which}")
         self.step += 1
         self.batch_samples = len(indices)
         self.samples_done += len(indices)
@@ -272,7 +283,7 @@ class Trainer:
             CheckpointError: if it is damaged, or of a run that would have computed other numbers.
         """
         checkpoint = self.recovery.resume(path)
-        self.step = checkpoint.step
+        self.step = self.synced_step = checkpoint.step
         self.evaluation_owed = not checkpoint.evaluated
 
     def _evaluation_batch(self, capacity: int) -> int:
@@ -317,8 +328,15 @@ class Trainer:
         return every_epochs > 0 and rest == 0 and epochs % every_epochs == 0
 
     def _is_checkpoint_due(self) -> bool:
-        every = self.config.checkpoint.every_steps
-        return (every > 0 and self.step % every == 0) or self._is_due(self.config.checkpoint.every_epochs)
+        return self._has_come(self.config.checkpoint.every_steps) or self._is_due(self.config.checkpoint.every_epochs)
+
+    def _is_synced(self, step: int) -> bool:
+        """Whether all ranks have the same parameters after a step: always, but for local SGD between averages."""
+        return step % self.steps_per_epoch % self.config.comm.sync_every == 0 or step == self.total_steps
+
+    def _has_come(self, every_steps: int) -> bool:
+        """Whether a multiple has come since the ranks last had the same parameters."""
+        return every_steps > 0 and self.step // every_steps > self.synced_step // every_steps
 
     def _log_step(self) -> None:
         loss = self.loss_sum / self.batch_samples

@@ -16,7 +16,9 @@ pytestmark = pytest.mark.mpi
 
 PLAIN = Config(train=TrainConfig(epochs=6, evaluate_every=0))
 MARGIN = 0.02
-"""Of the test accuracy: 7 of 360 samples."""
+"""Of the test accuracy: 7 of 359 samples."""
+LOCAL_MARGIN = 0.03
+"""Measured at 2 to 4 ranks and three seeds: 0.017 below to 0.008 above; other seeds of plain SGD lie 0.008 apart."""
 
 
 def trained(world: World, **comm: Any) -> tuple[Evaluation, bytes]:
@@ -39,4 +41,11 @@ def plain(world: World) -> tuple[Evaluation, bytes]:
 def test_compressed_gradients_learn_as_well(compression: str, world: World, plain: tuple[Evaluation, bytes]) -> None:
     result, parameters = trained(world, compression=compression)
     assert abs(result.accuracy - plain[0].accuracy) <= MARGIN
+    assert parameters != plain[1]
+
+
+@pytest.mark.parametrize("sync_every", [2, 5])
+def test_local_sgd_learns_as_well(sync_every: int, world: World, plain: tuple[Evaluation, bytes]) -> None:
+    result, parameters = trained(world, sync_every=sync_every)
+    assert abs(result.accuracy - plain[0].accuracy) <= LOCAL_MARGIN
     assert parameters != plain[1]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
+from ddp.comm import world as world_module
 from ddp.comm.failure import DifferingRankError, UserError
 from ddp.comm.world import World
 
@@ -262,3 +263,12 @@ def test_a_lack_of_memory_is_the_users_mistake(world: World) -> None:
 
     with pytest.raises(UserError, match="931 GiB"):
         world.run_together(allocate)
+
+
+def test_long_arrays_are_summed_as_short_ones(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(world_module, "PIECE", 7)
+    for shape in ((), (0,), (1,), (7,), (8,), (40,), (5, 8)):
+        numbers = np.arange(np.prod(shape, dtype=int)).reshape(shape)
+        array = np.array(numbers + world.rank)
+        world.all_reduce(array)
+        np.testing.assert_array_equal(array, world.size * numbers + sum(range(world.size)))

@@ -296,6 +296,7 @@ def same_run(saved: Config, mine: Config) -> None:
             Config(comm=CommConfig(compression="bf16")),
             "comm.compression = bf16: checkpoint a.safetensors was made with none",
         ),
+        (Config(comm=CommConfig(sync_every=2)), "comm.sync_every = 2: checkpoint a.safetensors was made with 1"),
     ],
 )
 def test_another_configuration_is_refused_by_field(mine: Config, message: str) -> None:

@@ -22,7 +22,8 @@ OPTIONS = """
     --optimizer.clip_norm
     --schedule.name --schedule.warmup_epochs
     --train.epochs --train.steps --train.evaluate_every --train.on_nonfinite
-    --comm.exact --comm.reducer --comm.bucket_mb --comm.compression --comm.check_every --comm.timeout_s
+    --comm.exact --comm.reducer --comm.bucket_mb --comm.compression --comm.sync_every --comm.check_every
+    --comm.timeout_s
     --checkpoint.every_steps --checkpoint.every_epochs --checkpoint.keep --checkpoint.grace_s
     --output.dir --output.name --output.log_every --output.profile
 """.split()

@@ -46,6 +46,7 @@ CHANGED = Config(
     output=OutputConfig(dir="elsewhere/", name="a-b.c", log_every=1, profile=True),
 )
 COMPRESSED = Config(comm=module.CommConfig(compression="fp16"))
+LOCAL = Config(comm=module.CommConfig(sync_every=7, reducer="flat"))
 
 
 def documented_fields() -> Iterator[tuple[str, str, str | None]]:
@@ -118,6 +119,17 @@ RANGES = [
         {"compression": "bf16", "reducer": "sharded"},
         "comm.reducer = sharded: comm.compression = bf16 needs auto or flat; or use comm.compression = none",
     ),
+    (module.CommConfig, {"sync_every": 0}, "comm.sync_every = 0: use 1 or more"),
+    (
+        module.CommConfig,
+        {"sync_every": 4, "reducer": "dummy"},
+        "comm.reducer = dummy: comm.sync_every = 4 needs auto or flat; or use comm.sync_every = 1",
+    ),
+    (
+        module.CommConfig,
+        {"sync_every": 4, "compression": "bf16"},
+        "comm.compression = bf16: no gradients are sent with comm.sync_every = 4; use none, or comm.sync_every = 1",
+    ),
     (CheckpointConfig, {"every_steps": -1}, "checkpoint.every_steps = -1: use 0 or more"),
     (CheckpointConfig, {"every_epochs": -1}, "checkpoint.every_epochs = -1: use 0 or more"),
     (CheckpointConfig, {"keep": -1}, "checkpoint.keep = -1: use 0 or more"),
@@ -173,7 +185,9 @@ def test_to_dict_keeps_order_and_makes_lists() -> None:
     assert list(plain["batch"]) == ["size", "shards", "accumulation"]
 
 
-@pytest.mark.parametrize("config", [Config(), CHANGED, COMPRESSED], ids=["default", "all-changed", "compressed"])
+@pytest.mark.parametrize(
+    "config", [Config(), CHANGED, COMPRESSED, LOCAL], ids=["default", "all-changed", "compressed", "local"]
+)
 def test_toml_reads_back_to_the_same_configuration(config: Config, tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_text(dump_toml(config))
@@ -182,7 +196,8 @@ def test_toml_reads_back_to_the_same_configuration(config: Config, tmp_path: Pat
 
 
 def test_the_changed_configuration_differs_in_every_field_that_has_a_choice() -> None:
-    only = {("data", "samples"), ("data", "classes"), ("optimizer", "name"), ("comm", "compression")}  # another reducer
+    only = {("data", "samples"), ("data", "classes"), ("optimizer", "name")}
+    only |= {("comm", "compression"), ("comm", "sync_every")}  # which need another reducer
     default, changed = to_dict(Config()), to_dict(CHANGED)
     same = {(s, f) for s in SECTIONS for f in default[s] if default[s][f] == changed[s][f]}
     assert same == only
@@ -206,3 +221,4 @@ def test_sums_are_exact_only_where_nothing_forbids_it() -> None:
     assert module.CommConfig().sums_exactly
     assert not module.CommConfig(exact=False).sums_exactly
     assert not module.CommConfig(compression="bf16").sums_exactly
+    assert not module.CommConfig(sync_every=2).sums_exactly

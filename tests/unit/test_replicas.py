@@ -33,11 +33,6 @@ def test_everything_that_a_step_changes_is_compared(world: Any) -> None:
     assert sum(replicas.parts[name].size for name in tensors) == model.num_parameters
 
 
-def test_it_is_due_every_so_many_steps(world: Any) -> None:
-    assert [step for step in range(1, 31) if build(world)[0].is_due(step)] == [10, 20, 30]
-    assert not any(build(world, every=0)[0].is_due(step) for step in range(30))
-
-
 HOSTS = ["a", "a", "b", "b", "c"]
 GOOD, BAD = {"0.weight": 1, "0.bias": 2}, {"0.weight": 3, "0.bias": 2}
 

@@ -38,4 +38,7 @@ def test_a_run_that_was_to_sum_exactly_and_cannot_is_told_so_on_one_line() -> No
         "comm.compression = bf16 sums in float32: comm.exact does not hold, the trained weights depend on the number of"
         " ranks"
     )
+    (warning,) = start_warnings(one, 8, CommConfig(sync_every=4))
+    assert warning.startswith("comm.sync_every = 4 averages in float32: comm.exact does not hold, ")
     assert start_warnings(one, 8, CommConfig(compression="bf16", exact=False)) == []
+    assert start_warnings(one, 8, CommConfig(sync_every=4, exact=False)) == []

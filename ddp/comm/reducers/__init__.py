@@ -7,6 +7,7 @@ from ddp.comm.reducers.bucketed import BucketedReducer
 from ddp.comm.reducers.compressed import CompressedReducer
 from ddp.comm.reducers.dummy import DummyReducer
 from ddp.comm.reducers.flat import FlatReducer
+from ddp.comm.reducers.local import LocalReducer
 from ddp.comm.reducers.naive import NaiveReducer
 from ddp.comm.reducers.node_shared import NodeSharedReducer, shared_memory_shortage
 from ddp.comm.reducers.sharded import ShardedReducer
@@ -20,6 +21,7 @@ __all__ = [
     "CompressedReducer",
     "DummyReducer",
     "FlatReducer",
+    "LocalReducer",
     "NaiveReducer",
     "NodeSharedReducer",
     "Part",
@@ -41,7 +43,7 @@ _SIMPLE: dict[str, type[Reducer]] = {
 
 def applicable_rungs(config: CommConfig, world: World, num_parameters: int) -> list[str]:
     """The rungs among which to choose the fastest, the simplest first; collective."""
-    if world.size == 1 or config.compression != "none":
+    if world.size == 1 or config.compression != "none" or config.sync_every > 1:
         return ["flat"]
     shares = world.size > world.num_nodes and shared_memory_shortage(world, num_parameters) is None
     return ["flat", *(["node_shared"] if shares else []), "bucketed", "sharded"]
@@ -53,6 +55,8 @@ def build_reducer(config: CommConfig, world: World, model: Buffers, blocks: Int6
     Raises:
         ValueError: on all ranks, if a node lacks the memory that the rung shares.
     """
+    if config.sync_every > 1:
+        return LocalReducer(world, model, blocks)
     if config.compression != "none":
         return CompressedReducer(world, model, blocks, config.compression == "fp16")
     if config.reducer == "bucketed":

@@ -68,11 +68,13 @@ class Reducer:
     ranks' memory.
 
     Attributes:
-        communicates: whether the ranks tell each other anything in a step.
+        communicates: whether the ranks ever tell each other anything.
+        sums_over_ranks: whether they sum their gradients in every step.
         part: what this rank updates.
     """
 
     communicates: ClassVar[bool] = True
+    sums_over_ranks: ClassVar[bool] = True
 
     def __init__(self, world: World, model: Buffers, blocks: Int64) -> None:
         """Take the ranks and the buffers.

@@ -8,7 +8,7 @@ from ddp.comm.reducers.base import Reducer
 class DummyReducer(Reducer):
     """Leaves every rank with its own gradient."""
 
-    communicates = False
+    communicates = sums_over_ranks = False
 
     def finish(self) -> None:
         """Do nothing."""
