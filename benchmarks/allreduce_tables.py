@@ -100,7 +100,8 @@ class Times:
     def job(self, size: int) -> Job:
         """What is summed at a size."""
         each = self.result["sizes"][self.sizes.index(size)]
-        return Job(self.ranks, self.nodes, size, each["tensors"], each["buckets"], self.result["report_bytes"])
+        of_all = self.result["piece_bytes"], self.result["report_bytes"]
+        return Job(self.ranks, self.nodes, size, each["tensors"], each["buckets"], *of_all)
 
 
 def title(times: Times) -> str:
