@@ -26,7 +26,7 @@ from ddp.comm.reducers import NodeSharedReducer, build_reducer  # noqa: E402
 from ddp.comm.reducers.bucketed import BucketedReducer  # noqa: E402
 from ddp.comm.reducers.node_shared import shared_memory_shortage  # noqa: E402
 from ddp.comm.reports import ShardReports  # noqa: E402
-from ddp.comm.world import World  # noqa: E402
+from ddp.comm.world import PIECE, World  # noqa: E402
 from ddp.config import BatchConfig, CommConfig  # noqa: E402
 from ddp.kernels.jit import exclusive_cache  # noqa: E402
 from ddp.kernels.types import Float32, GradientSum  # noqa: E402
@@ -335,6 +335,7 @@ def facts(world: World) -> dict[str, Any]:
     return {
         "ranks": world.size,
         "nodes": world.num_nodes,
+        "piece_bytes": 4 * PIECE,
         "report_bytes": ShardReports(BatchConfig().shards, TENSORS, 0).integers.nbytes,
         "hosts": sorted(set(world.all_gather(world.host, "hosts"))),
         "cpu": provenance.cpu_model(),

@@ -10,6 +10,7 @@ import numpy as np
 from benchmarks import cost_model
 from benchmarks.cost_model import Job, Line, Machine
 from benchmarks.report import quartiles
+from launch.wording import count
 
 CONTESTANTS = (*cost_model.REDUCE, "flat, bf16")
 KINDS = ("float32", "int32")
@@ -99,12 +100,13 @@ class Times:
     def job(self, size: int) -> Job:
         """What is summed at a size."""
         each = self.result["sizes"][self.sizes.index(size)]
-        return Job(self.ranks, self.nodes, size, each["tensors"], each["buckets"], self.result["report_bytes"])
+        of_all = self.result["piece_bytes"], self.result["report_bytes"]
+        return Job(self.ranks, self.nodes, size, each["tensors"], each["buckets"], *of_all)
 
 
 def title(times: Times) -> str:
     """How many ranks there are, and where."""
-    ranks = "1 rank" if times.ranks == 1 else f"{times.ranks} ranks"
+    ranks = count(times.ranks, "rank")
     return ranks if times.nodes == 1 else f"{ranks} on {times.nodes} nodes"
 
 
@@ -199,9 +201,8 @@ def render(results: list[dict[str, Any]]) -> str:
         lines += update_table(times)
         lines += model_table(times, "int32") if times.ranks > 1 else []
     last = results[-1]
-    threads = "1 thread" if last["threads"] == 1 else f"{last['threads']} threads"
     lines.append(
-        f"Medians of {last['repeats']} rounds in which all take turns, of the slowest rank; ±: half of what lies"
-        f" between the quartiles; {threads} a rank; {last['cpu']}, {last['mpi_library']}."
+        f"Medians of {count(last['repeats'], 'round')} in which all take turns, of the slowest rank; ±: half of what"
+        f" lies between the quartiles; {count(last['threads'], 'thread')} a rank; {last['cpu']}, {last['mpi_library']}."
     )
     return "\n".join(lines)

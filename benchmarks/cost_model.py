@@ -80,6 +80,8 @@ class Job:
     """Bytes of each parameter tensor."""
     buckets: Sequence[int]
     """Bytes of each bucket."""
+    piece_bytes: int
+    """An Allreduce of more is done piece by piece by `naive` and `flat`."""
     report_bytes: int
     """Of what the shards report besides, which all rungs but `dummy` sum first."""
 
@@ -115,12 +117,18 @@ def _reports(machine: Machine, job: Job) -> float:
     return allreduce(machine, job.ranks, job.report_bytes)
 
 
+def _in_pieces(machine: Machine, job: Job, num_bytes: int) -> float:
+    whole, rest = divmod(num_bytes, job.piece_bytes)
+    sizes = [job.piece_bytes] * whole + [rest] * (rest > 0)
+    return sum(allreduce(machine, job.ranks, size) for size in sizes)
+
+
 def _naive(machine: Machine, job: Job) -> float:
-    return _reports(machine, job) + sum(allreduce(machine, job.ranks, size) for size in job.tensors)
+    return _reports(machine, job) + sum(_in_pieces(machine, job, size) for size in job.tensors)
 
 
 def _flat(machine: Machine, job: Job) -> float:
-    return _reports(machine, job) + allreduce(machine, job.ranks, job.num_bytes)
+    return _reports(machine, job) + _in_pieces(machine, job, job.num_bytes)
 
 
 def _bucketed(machine: Machine, job: Job) -> float:

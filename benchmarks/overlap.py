@@ -29,6 +29,7 @@ from benchmarks.networks import NETWORKS, Network
 from benchmarks.report import add_report_options, quartiles, report, spread
 from benchmarks.training import Run, Training, train
 from launch.hosts import Host, read_hostfile
+from launch.wording import count
 
 REDUCERS = ("naive", "flat", "bucketed", "node_shared", "sharded", "dummy")
 PHASES = {
@@ -239,8 +240,8 @@ def render(results: list[dict[str, Any]]) -> str:
         lines += [f"**{first['ranks']} ranks{nodes}: weak scaling**", "", *weak_table(results), ""]
     rounds = len(next(iter(first["rungs"].values())))
     lines.append(
-        f"{first['batch']} samples a rank{extra}; means over the ranks; {rounds} rounds of alternating runs, of"
-        f" {', '.join(str(result['steps']) for result in results)} steps; {first['cpu']}, {first['mpi_library']}."
+        f"{first['batch']} samples a rank{extra}; means over the ranks; {count(rounds, 'round')} of alternating runs,"
+        f" of {', '.join(str(result['steps']) for result in results)} steps; {first['cpu']}, {first['mpi_library']}."
     )
     return "\n".join(lines)
 
@@ -267,7 +268,8 @@ def main() -> None:
         parser.error(f"--networks {','.join(sorted(unknown))}: give some of {','.join(everyone)}")
 
     def measure_all() -> list[dict[str, Any]]:
-        with tempfile.TemporaryDirectory() as folder:
+        # A run's first rank may be on another host: its directory must be on what all hosts share, as this one is.
+        with tempfile.TemporaryDirectory(dir=Path.cwd() if options.hostfile else None) as folder:
             chosen = [everyone[name] for name in options.networks.split(",")]
             return [Bench(network, options, Path(folder)).measure() for network in chosen]
 

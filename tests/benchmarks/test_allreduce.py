@@ -39,7 +39,8 @@ def planted(size: int, factor: float) -> dict[str, Any]:
 
 
 RESULT = {
-    "ranks": 2, "nodes": 1, "report_bytes": 320, "threads": 1, "repeats": 3, "cpu": "A CPU", "mpi_library": "An MPI",
+    "ranks": 2, "nodes": 1, "report_bytes": 320, "piece_bytes": 4 << 20, "threads": 1, "repeats": 3,
+    "cpu": "A CPU", "mpi_library": "An MPI",
     "sizes": [planted(size, 0.5) for size in (4, 64, 1 << 20)],
 }  # fmt: skip
 

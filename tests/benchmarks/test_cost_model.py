@@ -15,7 +15,8 @@ MACHINE = Machine(Line(1, 10), Line(0, 100), Line(0, 1000))
 
 
 def job(ranks: int, nodes: int = 1, num_bytes: int = 8) -> Job:
-    return Job(ranks, nodes, num_bytes, tensors=[num_bytes // 2] * 2, buckets=[num_bytes // 4] * 4, report_bytes=0)
+    tensors, buckets = [num_bytes // 2] * 2, [num_bytes // 4] * 4
+    return Job(ranks, nodes, num_bytes, tensors, buckets, piece_bytes=8, report_bytes=0)
 
 
 def test_the_fit_recovers_a_planted_line() -> None:
@@ -78,6 +79,12 @@ def test_rungs_by_hand() -> None:
     }
     times = {name: cost_model.reduce_and_update(name, MACHINE, job(2)) for name in cost_model.REDUCE}
     assert times == {name: expected[name] + updated[name] for name in expected}
+
+
+def test_long_sums_are_counted_piece_by_piece() -> None:
+    pieces = 2 * cost_model.allreduce(MACHINE, 2, 8) + cost_model.allreduce(MACHINE, 2, 4)
+    assert cost_model.reduce("flat", MACHINE, job(2, num_bytes=20)) == 1 + pieces
+    assert cost_model.reduce("Allreduce", MACHINE, job(2, num_bytes=20)) == cost_model.allreduce(MACHINE, 2, 20)
 
 
 def test_between_nodes_the_ranks_of_one_share_its_link() -> None:
