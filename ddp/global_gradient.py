@@ -24,7 +24,7 @@ Load = Callable[[npt.NDArray[np.int64]], tuple[Float32, npt.NDArray[Any]]]
 """Gives the inputs and targets of samples, by their numbers."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sweep:
     """What a rank computes of a global batch by one forward and one backward pass: a micro-batch."""
 

@@ -19,7 +19,7 @@ Buffers = dict[str, Float32 | Int64]
 """What a layer keeps from step to step that no gradient changes, by name."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Draws:
     """What a step is: the address of its random draws, so that they depend on no rank, and its logical shards."""
 
