@@ -250,6 +250,8 @@ class OutputConfig:
     """Steps between `step` records in metrics.jsonl."""
     profile: bool = False
     """Whether to time every layer, and end with a table of time, operations, bytes and fraction of peak."""
+    trace: bool = False
+    """Whether each rank writes what it does when into trace-rankNNNNN.json (docs/tracing.md)."""
 
     def __post_init__(self) -> None:
         _require(self.log_every >= 1, "output.log_every", self.log_every, "use 1 or more")

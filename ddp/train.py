@@ -152,7 +152,8 @@ def _run(world: World, signals: StopSignals, watchdog: Watchdog, arguments: Sequ
         _stop_if_asked(world, signals)
         watchdog.limit(timeout_s)
         signals.has_work = True
-        trainer.train()
+        with _traced(world, trainer, run):
+            trainer.train()
     except Interrupted as reason:
         raise Interrupted(f"{reason}; continue with --output.name {run.path.name} --resume auto") from None
     finally:  # an error is shown on a terminal without the bar
@@ -240,6 +241,18 @@ def _warm_up(world: World, trainer: Trainer) -> None:
 
     until_signal = trainer.signals.until_signal
     world.first_on_node(lambda: until_signal(compile_kernels), lambda: until_signal(trainer.warm_up))
+
+
+def _traced(world: World, trainer: Trainer, run: RunDirectory) -> AbstractContextManager[None]:
+    """The trace of a run, if it is configured."""
+    from ddp.tracing import Tracing, traced
+
+    def warn(text: str) -> None:
+        trainer.progress.message(f"warning: {text}")
+
+    return traced(
+        trainer.config.output.trace, lambda: Tracing(world, run.path, trainer.timers, trainer.model.layers), warn
+    )
 
 
 def _open_run(world: World, trainer: Trainer, invocation: Invocation, started: float) -> RunDirectory:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from types import TracebackType
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 
 class Collective(NamedTuple):
@@ -23,6 +23,13 @@ class Collective(NamedTuple):
     """By `time.monotonic`, in seconds."""
 
 
+class Recorder(Protocol):
+    """Keeps what happened; `ddp.observe.trace.Trace` does."""
+
+    def add(self, name: str, start: float, stop: float, track: str = "main", **args: object) -> None:
+        """Take an event and its times by `time.perf_counter`, in seconds."""
+
+
 class Activity:
     """What this rank is doing; written by the main thread alone, read by any.
 
@@ -32,7 +39,10 @@ class Activity:
         step: the SGD step that it is in, or that it has done last, counted from 1; -1 before training begins.
         current: the collective that it is in, if any.
         last: the newest one that it has left.
+        trace: who keeps all of them, if anybody does.
     """
+
+    trace: Recorder | None = None
 
     def __init__(self, rank: int) -> None:
         """Take the rank."""
@@ -66,4 +76,7 @@ class Activity:
     ) -> None:
         """The collective is over, or has failed."""
         assert self.current is not None
+        if self.trace is not None:
+            stop, seconds = time.perf_counter(), time.monotonic() - self.current.began
+            self.trace.add(self.current.name, stop - seconds, stop, "communication", bytes=self.current.num_bytes)
         self.last, self.current = self.current, None

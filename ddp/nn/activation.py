@@ -7,7 +7,7 @@ import numpy as np
 from ddp.kernels.dropout import dropout, dropout_relu_backward
 from ddp.kernels.relu import relu_backward, relu_forward
 from ddp.kernels.types import Float32, Int64
-from ddp.nn.layer import Draws, Layer
+from ddp.nn.layer import Draws, Layer, Shape
 
 
 class ReLU(Layer):
@@ -20,6 +20,12 @@ class ReLU(Layer):
 
     is_applied = False
     is_masked = False
+
+    def build(self, input_shape: Shape, capacity: int, index: int) -> Shape:
+        """Make the workspaces; passes that the neighbours do are none."""
+        done = {"forward": self.is_applied, "backward": self.is_masked}
+        self.passes = tuple(name for name in type(self).passes if not done[name])
+        return super().build(input_shape, capacity, index)
 
     def forward(self, x: Float32, training: bool, draws: Draws) -> Float32:
         """Compute y = max(x, 0)."""

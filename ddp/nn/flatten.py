@@ -33,6 +33,7 @@ class Flatten(Layer):
     def build(self, input_shape: Shape, capacity: int, index: int) -> Shape:
         """Make the workspaces, if anything is to be copied."""
         self.is_view = len(input_shape) == 1 or self.keeps_order or is_same_memory(input_shape)
+        self.passes = () if self.is_view else type(self).passes
         return super().build(input_shape, 0 if self.is_view else capacity, index)
 
     def forward(self, x: Float32, training: bool, draws: Draws) -> Float32:

@@ -1,17 +1,18 @@
 """Where the time of forward and backward goes: layer by layer, and how far from the machine's limits.
 
-A profile replaces the methods of the layers that it is given by timed ones; without one nothing is timed.
+A profile listens to the passes of the layers that it is given; without one nothing is timed.
 """
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+
+from ddp.observe.passes import Listener, watch_passes
 
 FLOAT32, FLOAT64 = 4, 8  # bytes
 
@@ -48,20 +49,11 @@ class PassTimer:
     is_free: bool = True
     """Whether every call gave its argument back: work that a neighbour has done, or a mere change of shape."""
 
-    def timed(self, method: Callable[..., Any]) -> Callable[..., Any]:
-        """The method, its calls in training added to this timer."""
-
-        def call(values: Any, *arguments: Any) -> Any:
-            if self.name == "forward" and not arguments[0]:  # evaluation
-                return method(values, *arguments)
-            start = time.perf_counter()
-            result = method(values, *arguments)
-            self.seconds += time.perf_counter() - start
-            self.calls, self.samples = self.calls + 1, self.samples + len(values)
-            self.is_free &= result is not None and np.may_share_memory(result, values)
-            return result
-
-        return call
+    def count(self, start: float, stop: float, values: Any, result: Any) -> None:
+        """Add a call: a `ddp.observe.passes.Listener`."""
+        self.seconds += stop - start
+        self.calls, self.samples = self.calls + 1, self.samples + len(values)
+        self.is_free &= result is not None and np.may_share_memory(result, values)
 
 
 @dataclass(frozen=True)
@@ -83,17 +75,18 @@ class Profile:
     """Times the training passes of layers from now on."""
 
     def __init__(self, layers: Sequence[Layer]) -> None:
-        """Replace the layers' `passes`; they must have been built."""
+        """Listen to the layers' `passes`; they must have been built."""
         self._timers: list[PassTimer] = []
-        for index, layer in enumerate(layers):
-            values = math.prod(layer.input_shape) + math.prod(layer.shape)
-            parameters = sum(spec.size for spec in layer.parameter_specs())
-            for name in layer.passes:
-                size = FLOAT64 if name == "backward_weight" else FLOAT32
-                label = f"{index} {type(layer).__name__}"
-                timer = PassTimer(label, name, layer.pass_flops(), FLOAT32 * values, size * parameters)
-                setattr(layer, name, timer.timed(getattr(layer, name)))
-                self._timers.append(timer)
+        watch_passes(layers, self._timer)
+
+    def _timer(self, index: int, layer: Layer, name: str) -> Listener:
+        values = math.prod(layer.input_shape) + math.prod(layer.shape)
+        parameters = sum(spec.size for spec in layer.parameter_specs())
+        size = FLOAT64 if name == "backward_weight" else FLOAT32
+        label = f"{index} {type(layer).__name__}"
+        timer = PassTimer(label, name, layer.pass_flops(), FLOAT32 * values, size * parameters)
+        self._timers.append(timer)
+        return timer.count
 
     def rows(self, peak_gflops: float) -> list[Row]:
         """Averages over the steps so far, in the order of the layers; passes that do nothing are left out."""

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ddp.kernels.types import Float64
+from ddp.observe.trace import Trace
 
 PHASES = ("data", "forward", "backward", "comm", "wait", "update")
 """comm: a collective after all ranks have come to it; wait: a collective until the last has come to it."""
@@ -27,7 +28,13 @@ class Times(NamedTuple):
 
 
 class PhaseTimers:
-    """Seconds spent in each phase of a step since the last `take`; of a phase inside another, in the inner one."""
+    """Seconds spent in each phase of a step since the last `take`; of a phase inside another, in the inner one.
+
+    Attributes:
+        trace: who keeps every phase, if anybody does.
+    """
+
+    trace: Trace | None = None
 
     def __init__(self) -> None:
         """Start counting."""
@@ -41,11 +48,14 @@ class PhaseTimers:
         outside, self._inside = self._inside, 0.0
         start = time.perf_counter()
         yield
-        seconds = time.perf_counter() - start
+        stop = time.perf_counter()
+        seconds = stop - start
         self._seconds[name] += seconds - self._inside
         self._inside = outside + seconds
         if name == "wait":
             self._waits.append(seconds)
+        if self.trace is not None:
+            self.trace.add(name, start, stop)
 
     @contextmanager
     def excluded(self) -> Iterator[None]:

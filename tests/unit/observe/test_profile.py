@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ddp.observe import profile as module
+from ddp.observe import passes as module
 from ddp.observe.profile import Profile, table
 from tests.unit.runs import CNN, MLP, Make, OpenRun, bits, change, records
 
