@@ -27,31 +27,54 @@ class Times(NamedTuple):
     """(n,) seconds of each `wait`: as many on all ranks."""
 
 
+class Phase:
+    """A phase of one rank's steps, to be entered again and again: `with timers.phase("data"): ...`.
+
+    An object that stays, not a generator for each time: 0.34 us instead of 0.94, seven times a step.
+    """
+
+    __slots__ = ("_name", "_outside", "_start", "_timers")
+
+    def __init__(self, timers: PhaseTimers, name: str) -> None:
+        """Take whose it is."""
+        self._timers, self._name = timers, name
+
+    def __enter__(self) -> None:
+        """Begin."""
+        self._outside, self._timers.inside = self._timers.inside, 0.0
+        self._start = time.perf_counter()
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        """Add what has passed, but for phases in between."""
+        self._timers.add(self._name, self._start, time.perf_counter(), self._outside)
+
+
 class PhaseTimers:
     """Seconds spent in each phase of a step since the last `take`; of a phase inside another, in the inner one.
 
     Attributes:
         trace: who keeps every phase, if anybody does.
+        inside: seconds of the phases that are over inside the present one.
     """
 
     trace: Trace | None = None
 
     def __init__(self) -> None:
         """Start counting."""
+        self._phases = {name: Phase(self, name) for name in PHASES}
         self._seconds, self._waits = dict.fromkeys(PHASES, 0.0), list[float]()
-        self._inside = 0.0
+        self.inside = 0.0
         self._since = time.perf_counter()
 
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Add the time of the enclosed block to a phase."""
-        outside, self._inside = self._inside, 0.0
-        start = time.perf_counter()
-        yield
-        stop = time.perf_counter()
+    def phase(self, name: str) -> Phase:
+        """Adds the time of the enclosed block to a phase; none may enclose itself."""
+        return self._phases[name]
+
+    def add(self, name: str, start: float, stop: float, outside: float) -> None:
+        """A phase is over, `outside` being the seconds of those before it inside the one that encloses it."""
         seconds = stop - start
-        self._seconds[name] += seconds - self._inside
-        self._inside = outside + seconds
+        self._seconds[name] += seconds - self.inside
+        self.inside = outside + seconds
         if name == "wait":
             self._waits.append(seconds)
         if self.trace is not None:
