@@ -126,6 +126,9 @@ def prepare(environment: MutableMapping[str, str] = os.environ) -> None:
         "MKL_NUM_THREADS": "1",
         # mpi4py would only warn of a foreign launcher; `World` makes it an error.
         "MPI4PY_CHECK_MPIEXEC": "0",
+        # Open MPI sums in place by sending everything to one rank and back, one after the other: twice the time of the
+        # bytes, which then outlast the backward pass (docs/tracing.md).
+        "OMPI_MCA_coll_libnbc_iallreduce_algorithm": "rabenseifner",
         # Open MPI 5 would write `Error: OSC UCX component priority set` for each window, which needs none of UCX.
         "OMPI_MCA_osc": "^ucx",
     }
