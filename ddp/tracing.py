@@ -46,7 +46,8 @@ class Tracing:
         self._first = compare_clocks(world, self._zero)
         self.trace = Trace(world.rank, world.host, world.activity, limit)
         watch_passes(layers, self._pass)
-        world.activity.trace = timers.trace = self.trace
+        timers.use_trace(self.trace)
+        world.activity.trace = self.trace
 
     def _delete_old(self) -> None:
         for path in find_traces(self.folder):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ddp.kernels.types import Float64
-from ddp.observe.trace import Trace
+from ddp.observe.trace import Recorder, Trace
 
 PHASES = ("data", "forward", "backward", "comm", "wait", "update")
 """comm: a collective after all ranks have come to it; wait: a collective until the last has come to it."""
@@ -53,11 +53,8 @@ class PhaseTimers:
     """Seconds spent in each phase of a step since the last `take`; of a phase inside another, in the inner one.
 
     Attributes:
-        trace: who keeps every phase, if anybody does.
         inside: seconds of the phases that are over inside the present one.
     """
-
-    trace: Trace | None = None
 
     def __init__(self) -> None:
         """Start counting."""
@@ -65,6 +62,11 @@ class PhaseTimers:
         self._seconds, self._waits = dict.fromkeys(PHASES, 0.0), list[float]()
         self.inside = 0.0
         self._since = time.perf_counter()
+        self._recorders: dict[str, Recorder] | None = None
+
+    def use_trace(self, trace: Trace) -> None:
+        """Keep every phase in a trace from now on."""
+        self._recorders = {name: trace.recorder(name, "main") for name in PHASES}
 
     def phase(self, name: str) -> Phase:
         """Adds the time of the enclosed block to a phase; none may enclose itself."""
@@ -77,8 +79,8 @@ class PhaseTimers:
         self.inside = outside + seconds
         if name == "wait":
             self._waits.append(seconds)
-        if self.trace is not None:
-            self.trace.add(name, start, stop)
+        if self._recorders is not None:
+            self._recorders[name](start, stop)
 
     @contextmanager
     def excluded(self) -> Iterator[None]:

@@ -21,6 +21,8 @@ LIMIT = 200_000
 EVENT = struct.Struct("iidd")
 """In memory: which kind (name, track and arguments), step, start, stop."""
 _SIZE, _pack = EVENT.size, EVENT.pack_into
+Recorder = Callable[..., None]
+"""Takes start and stop of an event."""
 TRACKS = ("main", "layers", "communication")
 """Tracks of every rank, in the order in which they are shown; others come behind."""
 
@@ -66,7 +68,7 @@ class Trace:
         """
         self._keep(self._kind(name, track, *args.items()), start, stop)
 
-    def recorder(self, name: str, track: str) -> Callable[..., None]:
+    def recorder(self, name: str, track: str) -> Recorder:
         """A quicker `add` for events of one name: takes start and stop, and passes over what else it is given."""
         return partial(self._keep, self._kind(name, track))
 
