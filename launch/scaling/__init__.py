@@ -1,0 +1,1 @@
+"""The scaling study: run, explain, predict, report."""
