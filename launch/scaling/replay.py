@@ -18,6 +18,7 @@ communication operations in MPICH", IJHPCA 19(1), 2005.
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from collections.abc import Iterator
@@ -98,7 +99,7 @@ def _whole(members: int, num_bytes: float) -> Iterator[tuple[int, float, bool]]:
 
 def run(platform: str, job: dict[str, Any]) -> float:
     """Simulate a job on a platform; the seconds until the last rank has all sums."""
-    import simgrid
+    simgrid: Any = importlib.import_module("simgrid")
 
     engine = simgrid.Engine(["replay", "--log=root.thresh:critical", *(f"--cfg={setting}" for setting in SETTINGS)])
     engine.load_platform(platform)

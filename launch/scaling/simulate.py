@@ -20,7 +20,7 @@ from pathlib import Path
 
 from launch.scaling import algorithms, platforms, replay
 from launch.scaling.networks import NETWORKS, Network
-from launch.scaling.schedule import BucketSchedule
+from launch.scaling.schedule import BucketSchedule, load
 
 RESULTS = "simulation.json"
 VARIABLE = "DDP_SIMGRID_PYTHON"
@@ -33,8 +33,11 @@ HOP_S = 5e-7
 """What a link and the switch at its end add to a message's latency; assumed."""
 MOST_ROUNDS = 8
 """Of a ring that are simulated; the others are like them."""
+NETWORK = next(network for network in NETWORKS if network.gbit_per_s == 10)
 LIMIT_S = 300.0
 """For one step."""
+BUDGET_S = 90.0
+"""After so many seconds no larger number of ranks is begun."""
 MISSING = (
     "SimGrid is not installed, so the analytic model was not checked by simulation: "
     "`apt-get install python3-simgrid` or `pip install simgrid`, then make the report anew."
@@ -143,11 +146,11 @@ def analytic_step(
 
 def compare(
     schedule: BucketSchedule,
-    networks: Sequence[Network] = NETWORKS,
+    networks: Sequence[Network],
     ranks: Sequence[int] = RANKS,
     *,
     gamma: float = 0.0,
-    budget_s: float = float("inf"),
+    budget_s: float = BUDGET_S,
     say: Callable[[str], object] = lambda line: None,
 ) -> list[Comparison]:
     """The model and the simulator side by side, on each network and topology; fewest ranks first.
@@ -157,7 +160,7 @@ def compare(
         networks: of which each link is one.
         ranks: their numbers, one a host.
         gamma: seconds to add a byte.
-        budget_s: after so many seconds no other number of ranks is begun.
+        budget_s: see BUDGET_S.
         say: is told what is simulated.
 
     Raises:
@@ -177,6 +180,22 @@ def compare(
                     simulated = replay_step(schedule, number, *link, topology, algorithm, gamma=gamma) * 1e3
                     rows.append(Comparison(network.name, algorithm, number, topology, analytic, simulated))
     return rows
+
+
+def simulate_study(folder: Path, say: Callable[[str], object]) -> None:
+    """Compare them for a study, and keep the results in its folder; nothing if that is done, or cannot be done.
+
+    The link is that of NETWORK: what switches add to the model hardly depends on how fast they are. It takes about a
+    minute, the report then no time.
+    """
+    if (folder / RESULTS).exists() or find_python() is None:
+        return
+    schedules = sorted(folder.glob("schedule-threads-*.json"))
+    try:
+        if schedules:
+            write_comparison(folder, compare(load(schedules[0]), [NETWORK], say=say))
+    except (SimulationError, ValueError) as error:
+        say(f"warning: {error}: the model is not checked by simulation")
 
 
 def write_comparison(folder: Path, rows: Sequence[Comparison]) -> None:

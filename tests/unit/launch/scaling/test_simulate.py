@@ -12,7 +12,7 @@ import pytest
 
 from launch.scaling import platforms, replay, simulate
 from launch.scaling.networks import Network
-from launch.scaling.schedule import Bucket, BucketSchedule
+from launch.scaling.schedule import Bucket, BucketSchedule, save
 from launch.scaling.simulate import SimulationError, analytic_step, replay_step
 
 BANDWIDTH, LATENCY, GAMMA, HOP = 1e9, 2e-5, 1e-10, simulate.HOP_S
@@ -195,3 +195,39 @@ def test_without_simulation_the_report_has_one_line_only_where_simgrid_is_missin
     assert simulate.simulation_section(tmp_path) == simulate.MISSING + "\n"
     monkeypatch.setattr(simulate, "find_python", lambda: "python")
     assert simulate.simulation_section(tmp_path) == ""
+
+
+def test_a_study_is_simulated_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def replayed(schedule: BucketSchedule, ranks: int, *_: object, **__: object) -> float:
+        asked.append(ranks)
+        return schedule.backward_s
+
+    monkeypatch.setattr(simulate, "find_python", lambda: "python")
+    monkeypatch.setattr(simulate, "replay_step", replayed)
+    said: list[str] = []
+    simulate.simulate_study(tmp_path, said.append)
+    assert not said + asked  # there is no schedule
+    save(buckets(0.5, (0.1, 1000)), tmp_path / "schedule-threads-1.json")
+    simulate.simulate_study(tmp_path, said.append)
+    assert sorted(set(asked)) == list(simulate.RANKS)
+    assert len(said) == len(simulate.RANKS)
+    rows = simulate.read_comparison(tmp_path)
+    assert {(row.network, row.simulated_ms) for row in rows} == {("10 Gbit/s", 500.0)}
+    asked.clear()
+    simulate.simulate_study(tmp_path, said.append)
+    assert asked == []
+
+
+def test_a_simulation_that_fails_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> float:
+        raise SimulationError("SimGrid failed")
+
+    monkeypatch.setattr(simulate, "find_python", lambda: "python")
+    monkeypatch.setattr(simulate, "replay_step", fail)
+    save(buckets(0.5, (0.1, 1000)), tmp_path / "schedule-threads-1.json")
+    said: list[str] = []
+    simulate.simulate_study(tmp_path, said.append)
+    assert said[-1] == "warning: SimGrid failed: the model is not checked by simulation"
+    assert simulate.read_comparison(tmp_path) == []
