@@ -66,13 +66,10 @@ class Scheduler:
 
 def batch_script(scheduler: Scheduler, request: Request) -> str:
     """The batch script, a text for bash."""
-    shell = "#!/bin/bash -l" if request.modules else "#!/bin/bash"  # a login shell knows `module`
-    head = [shell, *(f"{scheduler.prefix} {option}" for option in scheduler.options(request))]
     timer = [] if scheduler.keeps_time else [_timer(request)]
     return "\n".join(
         [
-            *head,
-            *(f"{scheduler.prefix} {option}" for option in request.directives),
+            *_head(scheduler, request),
             f"# Written by `python -m launch script {scheduler.name}`; submit it with `{scheduler.submit}`.",
             "# Before the time limit the ranks are told to write a checkpoint and end with 75; then the job goes back",
             "# into the queue, and on from there. To submit this script again continues the same run.",
@@ -98,6 +95,19 @@ def batch_script(scheduler: Scheduler, request: Request) -> str:
             "",
         ]
     )
+
+
+def plain_script(scheduler: Scheduler, request: Request) -> str:
+    """A batch script for what needs no second start: the signals of the batch system go to the launcher alone."""
+    return "\n".join(
+        [*_head(scheduler, request), "", *_setting(request), "", f"exec {shlex.join(request.launcher)}", ""]
+    )
+
+
+def _head(scheduler: Scheduler, request: Request) -> list[str]:
+    """The first line, and those for the batch system."""
+    shell = "#!/bin/bash -l" if request.modules else "#!/bin/bash"  # a login shell knows `module`
+    return [shell, *(f"{scheduler.prefix} {option}" for option in [*scheduler.options(request), *request.directives])]
 
 
 def _setting(request: Request) -> list[str]:

@@ -20,6 +20,7 @@ from launch.errors import HostError, UsageError
 from launch.job import Job, Request, build_job, find_available, requested_hosts
 from launch.outcome import EXIT_FAILURE
 from launch.restart import run_with_restarts
+from launch.scaling import command as scale
 from launch.starts import Starts
 from launch.supervise import EXIT_RESUMABLE
 from launch.trainer_arguments import option_values, run_directory, with_run_name
@@ -45,7 +46,7 @@ def main(
         options, unknown = _parser().parse_known_args(arguments[:cut])
         if unknown:
             raise UsageError(f"unknown argument {unknown[0]}: those of ddp.train go after a -- of their own")
-        commands = {"verify": verify.run, "script": script.run, "doctor": doctor.run}
+        commands = {"verify": verify.run, "script": script.run, "doctor": doctor.run, "scale": scale.run}
         command = commands.get(options.command, _run)
         code = command(options, [*program], arguments[cut + 1 :], library)
         sys.stdout.flush()
@@ -210,6 +211,7 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_parser(commands)
     script.add_parser(commands)
     doctor.add_parser(commands)
+    scale.add_parser(commands)
     return parser
 
 

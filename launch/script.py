@@ -61,8 +61,6 @@ def request_of(options: argparse.Namespace, trainer: Sequence[str]) -> Request:
     launcher = [sys.executable, "-m", "launch", "run", "-n", str(ranks), "--threads", str(options.threads)]
     launcher += [] if options.mpi == "auto" else ["--mpi", options.mpi]
     launcher += ["--max-restarts", str(options.max_restarts)] if options.max_restarts else []
-    environment = {"PATH": str(Path(sys.executable).parent)}
-    environment |= {name: os.environ[name] for name in ("PYTHONPATH",) if os.environ.get(name)}
     return Request(
         nodes=options.nodes,
         ranks_per_node=options.ranks_per_node,
@@ -71,15 +69,16 @@ def request_of(options: argparse.Namespace, trainer: Sequence[str]) -> Request:
         signal_s=signal_s,
         launcher=(*launcher, "--", *resuming(with_run_name(trainer))),
         folder=str(Path.cwd()),
-        environment=environment,
+        environment=job_environment(),
         job_name=options.job_name,
-        queue=options.queue,
-        account=options.account,
-        memory=options.memory,
-        email=options.email,
-        directives=tuple(options.directive),
-        modules=tuple(options.module),
+        **batch_values(options),
     )
+
+
+def job_environment() -> dict[str, str]:
+    """What a job must find to run this Python and this package."""
+    given = {name: os.environ[name] for name in ("PYTHONPATH",) if os.environ.get(name)}
+    return {"PATH": str(Path(sys.executable).parent)} | given
 
 
 def add_parser(commands: Any) -> None:
@@ -106,28 +105,9 @@ def add_parser(commands: Any) -> None:
     resources.add_argument(
         "--time", type=seconds, required=True, metavar="HH:MM:SS", help="time limit, also as D-HH:MM:SS (required)"
     )
-    resources.add_argument("--memory", type=_memory, metavar="16G", help="memory of each node")
-    resources.add_argument("--queue", "--partition", type=_word, metavar="NAME", help="where to queue")
-    resources.add_argument("--account", type=_word, metavar="NAME", help="who pays")
-    resources.add_argument(
-        "--directive",
-        type=_line,
-        action="append",
-        default=[],
-        metavar="OPTION",
-        help="a further option of the batch system, as --directive=--exclusive; may be repeated",
-    )
     job = parser.add_argument_group("the job")
+    add_batch_options(resources)
     job.add_argument("--job-name", type=_name, default="ddp", metavar="NAME", help="its name (default: %(default)s)")
-    job.add_argument(
-        "--module",
-        type=_word,
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="an environment module to load, as openmpi/5.0; may be repeated",
-    )
-    job.add_argument("--email", type=_word, metavar="ADDRESS", help="who is told of its end")
     job.add_argument(
         "--mpi",
         choices=("auto", "openmpi", "mpich", "intelmpi", "srun"),
@@ -141,6 +121,42 @@ def add_parser(commands: Any) -> None:
         metavar="N",
         help="start again within the job after a failure, as for `launch run` (default: %(default)s)",
     )
+
+
+def add_batch_options(group: Any) -> None:
+    """Add the options of a batch job that are not required, whatever it runs."""
+    group.add_argument("--memory", type=_memory, metavar="16G", help="memory of each node")
+    group.add_argument("--queue", "--partition", type=_word, metavar="NAME", help="where to queue")
+    group.add_argument("--account", type=_word, metavar="NAME", help="who pays")
+    group.add_argument(
+        "--directive",
+        type=_line,
+        action="append",
+        default=[],
+        metavar="OPTION",
+        help="a further option of the batch system, as --directive=--exclusive; may be repeated",
+    )
+    group.add_argument(
+        "--module",
+        type=_word,
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="an environment module to load, as openmpi/5.0; may be repeated",
+    )
+    group.add_argument("--email", type=_word, metavar="ADDRESS", help="who is told of its end")
+
+
+def batch_values(options: argparse.Namespace) -> dict[str, Any]:
+    """Those options as fields of a `Request`."""
+    return {
+        "queue": options.queue,
+        "account": options.account,
+        "memory": options.memory,
+        "email": options.email,
+        "directives": tuple(options.directive),
+        "modules": tuple(options.module),
+    }
 
 
 def seconds(text: str) -> int:

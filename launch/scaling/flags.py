@@ -205,8 +205,8 @@ def same_bits(measurements: Iterable[Measurement]) -> Bits | None:
 
 def _compare(runs: Sequence[Measurement]) -> Bits:
     points = tuple(sorted({run.point for run in runs}))
-    digests = {run.parameters_sha256: () for run in runs}
     by_digest = {
-        digest: tuple(sorted({run.point for run in runs if run.parameters_sha256 == digest})) for digest in digests
+        digest: tuple(sorted({run.point for run in runs if run.parameters_sha256 == digest}))
+        for digest in dict.fromkeys(run.parameters_sha256 for run in runs)
     }
     return Bits(points, len(runs), by_digest)

@@ -1,4 +1,4 @@
-"""Which logical cores of a machine are one physical core, and how many are busy: `python -m launch.scaling.topology`."""
+"""Which logical cores of a machine are one physical core (`python -m launch.scaling.topology`), and how many work."""
 
 from __future__ import annotations
 

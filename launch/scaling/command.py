@@ -1,0 +1,258 @@
+"""`python -m launch scale`: a scaling study from its arguments to its report; `scale report DIR`: the report anew."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from launch.discovery import Library, find_launcher
+from launch.errors import UsageError
+from launch.scaling.arguments import (
+    BATCHES,
+    TARGET,
+    add_parser,
+    check_options,
+    check_trainer,
+    command_line,
+    default_ranks,
+    placement,
+    settings,
+)
+from launch.wording import count
+
+if TYPE_CHECKING:
+    from launch.scaling.child import Children
+    from launch.scaling.records import Measurement
+    from launch.scaling.session import Session
+    from launch.scaling.study import Run, Study
+
+__all__ = ["add_parser", "run"]
+
+EXIT_INCOMPLETE = 1
+STUDIES = Path("studies")
+
+
+def run(
+    options: argparse.Namespace, program: Sequence[str], trainer: Sequence[str], library: Callable[[], Library]
+) -> int:
+    """Run the command; 0 if all points are measured, else EXIT_INCOMPLETE, or that of a signal.
+
+    Raises:
+        UsageError: for the user's mistakes, those in the trainer's arguments too.
+        HostError: if a host does not answer.
+    """
+    del program  # `launch run` knows what each rank runs
+    from launch.scaling.child import Children, Interrupted
+
+    if options.what:
+        return _run_action(options.what, trainer)
+    begun: list[Session] = []
+    try:
+        with Children() as children:
+            begun.append(_begin(options, trainer, library, children))
+            return _carry_out(begun[0], options)
+    except Interrupted as interruption:
+        _say_how_to_go_on(begun)
+        return interruption.code
+    finally:
+        for session in begun:
+            os.close(session.lock)
+
+
+def _run_action(action: Sequence[str], trainer: Sequence[str]) -> int:
+    from launch.scaling import submit
+
+    if trainer:
+        raise UsageError(f"{trainer[0]} after a --: scale {action[0]} starts no trainer of its own, leave it out")
+    if action[0] == "report" and len(action) == 2:
+        return _report(Path(action[1]))
+    if action[0] == "job" and len(action) == 3:  # what a batch job runs
+        return submit.run_job(Path(action[1]), action[2])
+    raise UsageError(f"scale {' '.join(action)}: not understood; give options alone, or `scale report DIR`")
+
+
+def _begin(
+    options: argparse.Namespace, trainer: Sequence[str], library: Callable[[], Library], children: Children
+) -> Session:
+    """Find out all that can be wrong before anything runs, and open the study's folder.
+
+    Raises:
+        UsageError: for all that is wrong.
+        HostError: if a host does not answer.
+    """
+    from launch.scaling.runs import Runner
+    from launch.scaling.session import Place, Session, find_place, open_folder
+    from launch.scaling.study import Study
+    from launch.scaling.topology import Machines
+
+    check_trainer(trainer)
+    check_options(options)
+    networks = _checked_networks(options.networks)
+    where = placement(options)
+    if options.submit:  # here may be neither the hosts nor their MPI
+        place, ranks = Place((), Machines({})), options.ranks
+    else:
+        find_launcher(library(), options.mpi)
+        place = find_place(where)
+        ranks = options.ranks or default_ranks(place.available, place.cores, max(options.threads))
+        place.plan(max(ranks), max(options.threads))
+    config = Runner(Path(), children, () if options.submit else where).config(trainer)
+    study = Study(settings(options, ranks, trainer), config, networks=networks, started_at=_now())
+    study.check()
+    folder = Path(options.output) if options.output else STUDIES / _default_name(config)
+    study = replace(study, command=shlex.join(command_line(study, folder, options)))
+    if options.submit:
+        study = study.with_steps(options.steps)
+    study, lock = open_folder(folder, study)
+    return Session(folder, study, place, Runner(folder, children, where, options.timeout), lock)
+
+
+def _checked_networks(file: str | None) -> str:
+    """The path of a file with networks, or nothing.
+
+    Raises:
+        UsageError: if it cannot be read, which would else be found out at the end of the study.
+    """
+    if file is None:
+        return ""
+    from launch.scaling.networks import read_networks
+
+    path = Path(file).absolute()
+    read_networks(path)
+    return str(path)
+
+
+def _carry_out(session: Session, options: argparse.Namespace) -> int:
+    from launch.scaling import submit
+    from launch.scaling.runs import RunFailed
+
+    if options.submit:
+        return submit.submit(session, options)
+    if options.mode == "accuracy":
+        return _train_to_target(session, options)
+    say(f"the study is in {session.folder}")
+    try:
+        session.trial()
+    except RunFailed as failure:
+        say(f"error: the first run, a trial, failed: {failure}; its last lines:\n{failure.tail}")
+        return EXIT_INCOMPLETE
+    _make_all(session)
+    return close(session.folder, session.study, session.measurements)
+
+
+def _make_all(session: Session) -> None:
+    """All runs that are missing, and what the model of the communication needs besides."""
+    from launch.scaling.extras import Extras
+    from launch.scaling.progress import display
+    from launch.scaling.session import in_short
+
+    study = session.study
+    todo = study.missing(session.measurements)
+    extras = Extras(session)
+    total = len(study.runs())
+    say(in_short(study))
+    if len(todo) < total:
+        say(f"it goes on: {total - len(todo)} of {count(total, 'run')} are there")
+    with display(total - len(todo), total + len(extras.traces) + len(extras.collectives)) as show:
+        session.make_runs(todo, show, extras.number)
+        extras.make(show)
+
+
+def write_report(folder: Path) -> None:
+    """Write the report of what is there, and say where it is."""
+    from launch.scaling import report
+
+    for path in report.write_report(folder):
+        if path.suffix in (".html", ".md"):
+            say(f"report: {path}")
+
+
+def close(folder: Path, study: Study, measurements: Sequence[Measurement]) -> int:
+    """Write the report, and show what came of the study; the exit code."""
+    from launch.scaling import closing
+
+    missing = study.missing(measurements)
+    if not measurements:
+        say(f"error: nothing is measured in {folder}")
+        return EXIT_INCOMPLETE
+    series = closing.show_table(study, measurements)
+    for line in closing.words(study, series, measurements):
+        say(line)
+    write_report(folder)
+    return _tell_missing(folder, study, missing) if missing else 0
+
+
+def _tell_missing(folder: Path, study: Study, missing: Sequence[Run]) -> int:
+    from launch.scaling.submit import last_words
+
+    names = ", ".join(run.name for run in missing[:4]) + (", ..." if len(missing) > 4 else "")
+    say(f"error: {count(len(missing), 'run')} of {len(study.runs())} are missing: {names}")
+    for run in missing:
+        if words := last_words(folder, run):
+            say(f"error: the job of {run.name} said last: {words.removeprefix('error: ')}")
+            break
+    return EXIT_INCOMPLETE
+
+
+def _report(folder: Path) -> int:
+    from launch.scaling import submit
+    from launch.scaling.records import read_measurements
+    from launch.scaling.session import POINTS
+    from launch.scaling.study import read_study
+
+    study = read_study(folder)
+    submit.collect(folder)
+    try:
+        return close(folder, study, read_measurements(folder / POINTS))
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def _train_to_target(session: Session, options: argparse.Namespace) -> int:
+    from launch.scaling.accuracy import Wanted, run_accuracy
+
+    given = session.study.settings
+    wanted = Wanted(
+        options.target or TARGET,
+        tuple(options.batches or BATCHES),
+        given.ranks,
+        given.threads[0],
+        given.repeats,
+        given.placement,
+        given.trainer,
+    )
+    failed = run_accuracy(session.folder, wanted, session.study.config, say)
+    write_report(session.folder)
+    return EXIT_INCOMPLETE if failed else 0
+
+
+def _say_how_to_go_on(begun: Sequence[Session]) -> None:
+    if not begun:
+        return
+    session = begun[0]
+    done, total = len(session.measurements), len(session.study.runs())
+    kept = f"{done} of {count(total, 'run')} are measured and kept" if total else "what was trained is kept"
+    say(f"interrupted: {kept}; to go on:\n  {session.study.command}")
+
+
+def _default_name(config: Mapping[str, Any]) -> str:
+    return f"{config['model']['name']}-{config['data']['name']}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def say(text: str) -> None:
+    """A line of the command's own."""
+    stream = sys.stderr if text.startswith(("error: ", "interrupted: ")) else sys.stdout
+    stream.write(text + "\n")
+    stream.flush()
