@@ -97,7 +97,7 @@ def draw_speed_up(series: Sequence[Series]) -> Plot:
         for colour, one in _coloured(members, series):
             _line(axes, one.rows, [row.speed_up for row in one.rows], colour, one)
         axes.set_yscale("log", base=2)
-        _plain_numbers(axes.yaxis)
+        plain_numbers(axes.yaxis)
 
     with _figure(_by_mode(series), panel, "speed-up over the baseline") as figure:
         return _plot(
@@ -313,11 +313,14 @@ def rank_axis(axes: Axes, ranks: Sequence[int]) -> None:
         axes.set_xlim(ranks[0] / room, ranks[-1] * room)
 
 
-def _plain_numbers(axis: Any) -> None:
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+def plain_numbers(axis: Any, subs: Sequence[float] = ()) -> None:
+    """Numbers of a logarithmic axis as they are, not as powers; `subs` are the marks in each decade."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+    if subs:
+        axis.set_major_locator(LogLocator(subs=subs))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
+    axis.set_minor_locator(NullLocator())
 
 
 def _hatch(bars: Any, rows: Sequence[Row]) -> None:

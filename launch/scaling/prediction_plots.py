@@ -5,7 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from launch.scaling.plots import BLUE, COLOURS, GREY, INK, ORANGE, PAPER, Plot, figure_of, rank_axis, svg_of
+from launch.scaling.plots import (
+    BLUE,
+    COLOURS,
+    GREY,
+    INK,
+    ORANGE,
+    PAPER,
+    Plot,
+    figure_of,
+    plain_numbers,
+    rank_axis,
+    svg_of,
+)
 from launch.scaling.predict import BAND, PRESENT, Check, Predictions
 from launch.scaling.summary import GOOD, Series
 from launch.scaling.tables import percent
@@ -39,6 +51,8 @@ def draw_checks(checks: Sequence[Check]) -> Plot:
             for check, across, up in zip(members, x, y, strict=True):
                 axes.annotate(f"{check.ranks}", (across, up), (4, -9), textcoords="offset points", fontsize=7)
         axes.set(xscale="log", yscale="log", xlim=ends, ylim=ends, aspect="equal")
+        plain_numbers(axes.xaxis, (1, 2, 5))
+        plain_numbers(axes.yaxis, (1, 2, 5))
         axes.set(xlabel="measured, ms", ylabel="predicted without these ranks, ms")
         axes.legend(loc="upper left", fontsize=7)
         caption = "Predicted against measured: each number of ranks (beside its mark) by a model fitted without it."
