@@ -88,6 +88,7 @@ def _begin(
         UsageError: for all that is wrong.
         HostError: if a host does not answer.
     """
+    from launch.scaling import submit
     from launch.scaling.runs import Runner
     from launch.scaling.session import Place, Session, find_place, open_folder
     from launch.scaling.study import Study
@@ -98,6 +99,7 @@ def _begin(
     networks = _checked_networks(options.networks)
     where = placement(options)
     if options.submit:  # here may be neither the hosts nor their MPI
+        submit.check(options)
         place, ranks = Place((), Machines({})), options.ranks
     else:
         find_launcher(library(), options.mpi)

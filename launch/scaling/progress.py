@@ -42,10 +42,12 @@ class Forecast:
 
     def add(self, point: Point, step_ms: float, wall_s: float, steps: int = 0) -> None:
         """A run took so long; `steps` if it is not one of the study's own."""
-        steps_s = step_ms * (steps or self.steps) / 1e3
-        if not steps:
+        known = max(0.0, wall_s - step_ms * (steps or self.steps) / 1e3), step_ms
+        if steps:
+            self._known.setdefault(point, known)
+        else:
             self._walls.setdefault(point, []).append(wall_s)
-        self._known.setdefault(point, (max(0.0, wall_s - steps_s), step_ms))
+            self._known[point] = known
 
     def add_extra(self, wall_s: float) -> None:
         """The collectives of one number of ranks took so long."""

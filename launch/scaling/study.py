@@ -220,7 +220,8 @@ def read_study(folder: Path) -> Study:
         if values.pop("format") != 1:
             raise KeyError("format")
         values.pop("baseline")
-        given = {key: tuple(v) if isinstance(v, list) else v for key, v in values.pop("settings").items()}
+        given: dict[str, Any] = values.pop("settings")
+        given |= {name: tuple(given[name]) for name in ("ranks", "threads", "placement", "trainer")}
         return Study(settings=Settings(**given), **values)
     except (AttributeError, KeyError, TypeError) as error:
         raise UsageError(f"{path} is of no study of this version ({error}): begin anew in another --output") from None
@@ -239,12 +240,12 @@ def difference(old: Study, new: Study) -> str:
 
 
 def _fields(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> Sequence[tuple[str, Any, Any]]:
-    """The values of two nested dictionaries side by side, but where files go, which is the study's own choice."""
+    """The values of two nested dictionaries side by side, by their names with dots."""
     found: list[tuple[str, Any, Any]] = []
     for key in dict.fromkeys([*old, *new]):
-        values = old.get(key), new.get(key)
-        if isinstance(values[0], dict) and isinstance(values[1], dict):
-            found += _fields(*values, f"{prefix}{key}.")
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            found += _fields(before, after, f"{prefix}{key}.")
         else:
-            found.append((prefix + key, *values))
+            found.append((prefix + key, before, after))
     return found

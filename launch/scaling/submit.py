@@ -36,11 +36,11 @@ TIMEOUT_S = 60.0
 EXIT_FAILED = 1
 
 
-def submit(session: Session, options: argparse.Namespace) -> int:
-    """Submit a job for each run that is missing and not on its way; the exit code is 0.
+def check(options: argparse.Namespace) -> None:
+    """Refuse what cannot be submitted.
 
     Raises:
-        UsageError: if there is no such batch system here, or it refuses a job.
+        UsageError: if there is no such batch system here, or too little time for a run.
     """
     program = SUBMIT[options.submit][0]
     if shutil.which(program) is None:
@@ -49,6 +49,14 @@ def submit(session: Session, options: argparse.Namespace) -> int:
         raise UsageError(
             f"--time {clock(options.time)} leaves too little for a run; give {clock(LEAST_TIME_S)} or more"
         )
+
+
+def submit(session: Session, options: argparse.Namespace) -> int:
+    """Submit a job for each run that is missing and not on its way; the exit code is 0.
+
+    Raises:
+        UsageError: if the batch system refuses a job.
+    """
     folder, study = session.folder.absolute(), session.study
     collect(folder)
     jobs = read_jobs(folder)

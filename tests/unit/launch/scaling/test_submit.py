@@ -164,12 +164,18 @@ def test_a_report_of_nothing(batch_system: Path, capfd: pytest.CaptureFixture[st
     ],
 )
 def test_jobs_that_cannot_be_submitted(
-    prepare: str, options: str, named: str, batch_system: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    prepare: str,
+    options: str,
+    named: str,
+    batch_system: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     if prepare == "refuses":
         (tmp_path / "refuses").touch()
     elif prepare:
-        (tmp_path / "bin" / "sbatch").unlink()
+        monkeypatch.setenv("PATH", str(tmp_path))
     assert scale(f"{JOBS} --submit {options}") == 2
     out, err = capfd.readouterr()
     assert out == ""
