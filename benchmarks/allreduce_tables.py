@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import cost_model
-from benchmarks.cost_model import Job, Line, Machine
 from benchmarks.report import quartiles
+from launch.scaling import cost_model
+from launch.scaling.cost_model import Job, Line, Machine
 from launch.wording import count
 
 CONTESTANTS = (*cost_model.REDUCE, "flat, bf16")

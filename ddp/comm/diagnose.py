@@ -55,7 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     kernels = world.comm.gather(_kernels(world), root=0)
     if world.is_root:
         _say("kernels", ranks=kernels)
-    links = _links(world)
+    from ddp.comm.network import links_between_hosts
+
+    links = links_between_hosts(world)
     if world.is_root:
         _say("network", links=links)
     return 0
@@ -128,27 +130,6 @@ def _kernels(world: World) -> dict[str, Any]:
 
         facts.update(peak_gflops=measure_peak_gflops())
     return {"rank": world.rank, "host": world.host, "node_rank": world.node_rank, **facts}
-
-
-def _links(world: World) -> list[dict[str, Any]]:
-    """Every pair of hosts, by their first ranks; on one host the pair of ranks 0 and 1. Collective."""
-    from ddp.comm.network import measure_links
-
-    takes_part = world.local_rank == 0 if world.num_nodes > 1 else world.rank < 2
-    names = world.comm.allgather((world.host, world.rank))
-    chosen = [name for name, part in zip(names, world.comm.allgather(takes_part), strict=True) if part]
-    comm = world.comm.Split(0 if takes_part else 1, key=world.rank)
-    links = measure_links(comm) if takes_part else []
-    world.wait_for_all()  # asleep: who spins here takes a core from who measures
-    return [
-        {
-            "hosts": [chosen[link.first][0], chosen[link.second][0]],
-            "ranks": [chosen[link.first][1], chosen[link.second][1]],
-            "latency_s": link.latency_s,
-            "bytes_per_s": link.bytes_per_s,
-        }
-        for link in links
-    ]
 
 
 if __name__ == "__main__":

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from mpi4py import MPI
+
+if TYPE_CHECKING:
+    from ddp.comm.world import World
 
 LATENCY_BYTES = 8
 BANDWIDTH_BYTES = 4 * 2**20
@@ -54,6 +57,26 @@ def measure_links(comm: MPI.Comm) -> list[Link]:
                     mine.append(Link(first, second, latency_s, bandwidth))
     gathered = comm.gather(mine, root=0) or []
     return sorted(link for links in gathered for link in links)
+
+
+def links_between_hosts(world: World) -> list[dict[str, Any]]:
+    """Every pair of hosts, by their first ranks; on one host the pair of ranks 0 and 1. Collective; whole on rank 0."""
+    takes_part = world.local_rank == 0 if world.num_nodes > 1 else world.rank < 2
+    names = world.comm.allgather((world.host, world.rank))
+    chosen = [name for name, part in zip(names, world.comm.allgather(takes_part), strict=True) if part]
+    comm = world.comm.Split(0 if takes_part else 1, key=world.rank)
+    links = measure_links(comm) if takes_part else []
+    world.wait_for_all()  # asleep: who spins here takes a core from who measures
+    comm.Free()
+    return [
+        {
+            "hosts": [chosen[link.first][0], chosen[link.second][0]],
+            "ranks": [chosen[link.first][1], chosen[link.second][1]],
+            "latency_s": link.latency_s,
+            "bytes_per_s": link.bytes_per_s,
+        }
+        for link in links
+    ]
 
 
 def _one_way_s(comm: MPI.Comm, first: int, second: int, num_bytes: int) -> float:

@@ -167,5 +167,10 @@ def predict_study(
         folder: of the study, with `collectives.jsonl` and `schedule-threads-T.json` if they were measured.
         measurements: its runs.
         networks: those to predict for, besides the present one.
+
+    Raises:
+        ValueError: if a file of the folder cannot be read, naming it.
     """
-    return Predictions(tuple(networks), notes=("There is nothing to fit a model to.",))
+    from launch.scaling import forecast  # loads scipy
+
+    return forecast.forecast(folder, measurements, networks)

@@ -8,11 +8,12 @@ explains the formulas.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from launch.scaling.algorithms import Schedule, doubling, halving, rounds
 
 
 @dataclass(frozen=True)
@@ -91,15 +92,14 @@ class Job:
         return self.ranks // self.nodes
 
 
-def rounds(ranks: int) -> int:
-    """Steps in which P ranks can all hear of each other, each sending one message a step: log2 P, rounded up."""
-    return math.ceil(math.log2(ranks))
+def seconds(machine: Machine, schedule: Schedule) -> float:
+    """Rounds of messages, one after the other, on a network that nobody shares."""
+    return sum(each.times * (machine.message(each.sent) + each.added * machine.addition.per_byte) for each in schedule)
 
 
 def allreduce(machine: Machine, ranks: int, num_bytes: float) -> float:
     """The better of recursive doubling and of a reduce-scatter with an allgather (Rabenseifner)."""
-    doubling = rounds(ranks) * (machine.message(num_bytes) + num_bytes * machine.addition.per_byte)
-    return min(doubling, reduce_scatter(machine, ranks, num_bytes) + allgather(machine, ranks, num_bytes))
+    return min(seconds(machine, algorithm(ranks, num_bytes)) for algorithm in (doubling, halving))
 
 
 def reduce_scatter(machine: Machine, ranks: int, num_bytes: float) -> float:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks import cost_model
-from benchmarks.cost_model import Job, Line, Machine
+from launch.scaling import cost_model
+from launch.scaling.cost_model import Job, Line, Machine
 
 SIZES = [4 * 4**k for k in range(14)]
 ALPHA, BETA = 3e-6, 1 / 5e9

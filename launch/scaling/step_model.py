@@ -1,0 +1,290 @@
+"""How long a step takes: computing as a function of a rank's samples, and communication as it is left exposed.
+
+    step = data + compute + waiting + update + other + exposed communication
+
+Computing is a line in the samples of a rank; it takes longer the more cores of a node are busy, which share memory and
+clock, and as many times longer as threads outnumber cores. Ranks wait for the slowest: of P normally distributed times
+the longest is expected g(P) deviations above the mean, so waiting is a part of computing that grows with g.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from statistics import NormalDist, fmean
+
+import numpy as np
+from scipy.optimize import least_squares
+
+from launch.scaling.algorithms import Schedule
+from launch.scaling.collectives import Collectives
+from launch.scaling.fitting import Constants, Medium, bucket_schedules, rung_schedules
+from launch.scaling.networks import Network
+from launch.scaling.schedule import BucketSchedule, at_the_end
+
+RUNGS = ("flat", "bucketed", "node_shared", "sharded", "naive")
+SHARED_UPDATE = {"node_shared", "sharded"}
+IN_TRAINING = (0.25, 4.0)
+"""Between what the factor may lie by which communication takes longer in a step than alone."""
+
+
+@dataclass(frozen=True)
+class PointTimes:
+    """What the runs at a point took, medians of them. Seconds of one step."""
+
+    ranks: int
+    nodes: int
+    batch: int
+    load: float
+    """Threads for each core."""
+    reducer: str
+    step: float
+    phases: Mapping[str, float]
+    """By `launch.scaling.records.PHASES`."""
+
+    @property
+    def samples(self) -> float:
+        """Of a rank."""
+        return self.batch / self.ranks
+
+    @property
+    def compute(self) -> float:
+        """Forward and backward."""
+        return self.phases["forward"] + self.phases["backward"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where ranks run."""
+
+    ranks: int
+    nodes: int
+    load: float
+    network: Medium | None = None
+    """Between nodes; None: that which was measured."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A predicted step. Seconds."""
+
+    compute: float
+    comm: float
+    """Exposed."""
+    hidden: float
+    serial: float
+    wait: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.compute + self.comm + self.serial + self.wait
+
+
+def waiting_factor(ranks: int) -> float:
+    """How many deviations the longest of P normally distributed times is above the mean, about.
+
+    Source: G. Blom, "Statistical Estimates and Transformed Beta-Variables", 1958.
+    """
+    return NormalDist().inv_cdf((ranks - 0.375) / (ranks + 0.25)) if ranks > 1 else 0.0
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a rank does without the others. Seconds."""
+
+    fixed: float
+    """Of computing, whatever the number of samples."""
+    per_sample: float
+    sharing: float
+    """How much longer computing takes if all cores are busy instead of none: 0.1 is 10 %."""
+    backward: float
+    """The part of computing that is the backward pass."""
+    data_fixed: float
+    data_per_sample: float
+    update: float
+    """Of all parameters."""
+    other: float
+    deviation: float
+    """Of computing between ranks, as a part of it."""
+    comm_alone: float
+    """What a single rank spends in communication."""
+
+    def compute(self, samples: float, load: float) -> float:
+        """Forward and backward of so many samples."""
+        return (self.fixed + self.per_sample * samples) * (1 + self.sharing * min(load, 1.0)) * max(load, 1.0)
+
+    def serial(self, samples: float, load: float, updated: float) -> float:
+        """Data, update and the rest; `updated`: the part of the parameters that a rank updates."""
+        data = self.data_fixed + self.data_per_sample * samples
+        return (data + self.other) * max(load, 1.0) + self.update * updated * max(load, 1.0)
+
+
+def fit_work(points: Sequence[PointTimes]) -> Work:
+    """The constants of computing with the least squared relative errors, none negative.
+
+    A constant that the points say nothing about is 0: the fixed part, if a rank always has as many samples; sharing, if
+    as many samples are never computed at different loads. Points with more threads than cores count only where there
+    are no others.
+
+    Raises:
+        ValueError: if there is no point.
+    """
+    if not points:
+        raise ValueError("no points")
+    counted = [point for point in points if point.load <= 1] or list(points)
+    samples, loads = np.array([p.samples for p in counted]), np.array([p.load for p in counted])
+    compute = np.array([p.compute for p in counted])
+    by_samples: dict[float, set[float]] = {}
+    for point in counted:
+        by_samples.setdefault(point.samples, set()).add(min(point.load, 1.0))
+    free = np.array([len(by_samples) > 1, True, any(len(each) > 1 for each in by_samples.values())])
+    scale = np.array([compute.min(), float(np.median(compute / samples)), 1.0])
+
+    def errors(y: np.ndarray) -> np.ndarray:
+        fixed, slope, sharing = _spread(y, free) * scale
+        times = (fixed + slope * samples) * (1 + sharing * np.minimum(loads, 1)) * np.maximum(loads, 1)
+        result: np.ndarray = times / compute - 1
+        return result
+
+    y = np.array([0.1, 0.9, 0.1])[free]
+    found = least_squares(errors, y, bounds=(0, np.inf)).x
+    fixed, slope, sharing = (_spread(found, free) * scale).tolist()
+    data = _line(samples, [p.phases["data"] / max(p.load, 1) for p in counted])
+    several = [p for p in points if p.ranks > 1]
+    weights = [waiting_factor(p.ranks) * p.compute for p in several]
+    waits = sum(w * p.phases["wait"] for w, p in zip(weights, several, strict=True))
+    alone = [p.phases["comm"] for p in points if p.ranks == 1]
+    return Work(
+        *(fixed, slope, sharing, fmean(p.phases["backward"] / p.compute for p in points)),
+        *data,
+        update=fmean(p.phases["update"] / max(p.load, 1) / updated_part(p.reducer, p.ranks, p.nodes) for p in counted),
+        other=fmean(p.phases["other"] / max(p.load, 1) for p in counted),
+        deviation=waits / sum(w * w for w in weights) if several else 0.0,
+        comm_alone=fmean(alone) if alone else 0.0,
+    )
+
+
+def _spread(y: np.ndarray, free: np.ndarray) -> np.ndarray:
+    x = np.zeros(free.size)
+    x[free] = y
+    return x
+
+
+def _line(x: np.ndarray, y: Sequence[float]) -> tuple[float, float]:
+    """Value at 0 and slope, neither negative."""
+    values = np.array(y)
+    if np.unique(x).size < 2:
+        return float(values.mean()), 0.0
+    slope, start = np.polyfit(x, values, 1)
+    if slope < 0:
+        return float(values.mean()), 0.0
+    if start < 0:
+        return 0.0, float(x @ values / (x @ x))
+    return float(start), float(slope)
+
+
+def updated_part(rung: str, ranks: int, nodes: int) -> float:
+    """The part of the parameters that a rank updates."""
+    shares = {"node_shared": 1 / -(-ranks // nodes), "sharded": 1 / ranks}
+    return shares.get(rung, 1.0)
+
+
+@dataclass(frozen=True)
+class StepModel:
+    """The whole: predicts a step anywhere."""
+
+    work: Work
+    constants: Constants
+    job: Collectives | None
+    """What is sent; None if communication was not measured: then only one rank can be predicted."""
+    schedule: BucketSchedule | None
+    """None: unknown, so that nothing is taken to be hidden."""
+    corrections: Mapping[str, float]
+    """By rung, what its sums take in relation to the formula, geometric mean of what was measured."""
+    in_training: float = 1.0
+    """What communication takes in a step in relation to alone."""
+
+    def rungs(self, place: Place) -> list[str]:
+        """Those that make sense there."""
+        shares = place.ranks > place.nodes
+        return [rung for rung in RUNGS if shares or rung != "node_shared"]
+
+    def communication(self, rung: str, place: Place, backward: float = 0.0) -> tuple[float, float]:
+        """Seconds exposed and hidden, alone (without `in_training`), behind a backward pass of so many seconds."""
+        if place.ranks == 1:
+            return 0.0, 0.0
+        assert self.job is not None
+        constants = self.constants if place.network is None else replace(self.constants, network=place.network)
+        factor = self.corrections.get(rung, 1.0)
+        schedules = _schedules(self.job, rung, place.ranks, place.nodes)
+        if rung != "bucketed":
+            return factor * constants.cost(schedules[0]).seconds, 0.0
+        costs = [constants.cost(each, blocking=False) for each in schedules]
+        reports, *buckets = costs
+        latencies, work = [cost.latency * factor for cost in buckets], [cost.work * factor for cost in buckets]
+        late = at_the_end(self.job.buckets, backward)
+        whole = late.exposed(backward, latencies, work, constants.queued)
+        # On one node nobody but the computing cores could move the bytes: see ddp.comm.reducers.bucketed.
+        schedule = self.schedule if self.schedule is not None and place.nodes > 1 else late
+        exposed = schedule.exposed(backward, latencies, work, constants.queued)
+        return factor * reports.seconds + exposed, whole - exposed
+
+    def step(self, place: Place, batch: float, rung: str) -> Step:
+        """A step of so many samples over all ranks."""
+        samples = batch / place.ranks
+        compute = self.work.compute(samples, place.load)
+        backward = self.work.backward * compute
+        exposed, hidden = self.communication(rung, place, backward / self.in_training)
+        serial = self.work.serial(samples, place.load, updated_part(rung, place.ranks, place.nodes))
+        wait = self.work.deviation * waiting_factor(place.ranks) * compute
+        comm = self.work.comm_alone + exposed * self.in_training
+        return Step(compute, comm, hidden * self.in_training, serial, wait)
+
+
+@lru_cache(maxsize=4096)
+def _cached(key: tuple[str, int, int], job: _ByIdentity) -> tuple[Schedule, ...]:
+    rung, ranks, nodes = key
+    if rung == "bucketed":
+        (reports,) = rung_schedules(replace(job.one, tensors=()), "flat", ranks, nodes) or [()]
+        return (reports, *bucket_schedules(job.one, ranks, nodes, job.one.buckets))
+    return tuple(rung_schedules(job.one, rung, ranks, nodes) or [()])
+
+
+class _ByIdentity:
+    """A job as a key: its links are dictionaries, which have no hash."""
+
+    def __init__(self, one: Collectives) -> None:
+        self.one, self.key = one, (one.mpi_library, one.tensors, one.buckets, one.report_bytes, one.piece_bytes)
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _ByIdentity) and self.key == other.key
+
+
+def _schedules(job: Collectives, rung: str, ranks: int, nodes: int) -> tuple[Schedule, ...]:
+    """What is sent: for `bucketed` the reports and each bucket, else all of it."""
+    return _cached((rung, ranks, nodes), _ByIdentity(job))
+
+
+def stated_medium(network: Network) -> Medium:
+    """A stated network: no handshake, and enough links for all."""
+    return Medium(network.latency_s, 0.0, network.seconds_per_byte, 0.0)
+
+
+def in_training(model: StepModel, points: Sequence[PointTimes]) -> float:
+    """What communication took in steps in relation to what it would have taken alone; 1 if no point tells."""
+    ratios = []
+    for point in points:
+        place = Place(point.ranks, point.nodes, point.load)
+        if point.ranks > 1 and point.reducer in RUNGS:
+            exposed, _ = model.communication(point.reducer, place, point.phases["backward"])
+            measured = point.phases["comm"] - model.work.comm_alone
+            if measured > 0 and exposed > 0:
+                ratios.append(math.log(measured / exposed))
+    least, most = IN_TRAINING
+    return min(most, max(least, math.exp(fmean(ratios)))) if ratios else 1.0

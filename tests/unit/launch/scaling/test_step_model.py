@@ -1,0 +1,127 @@
+"""Steps from known constants: recovered, predicted, and monotone where they must be."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from launch.scaling.networks import NETWORKS, Network
+from launch.scaling.schedule import Bucket, BucketSchedule
+from launch.scaling.step_model import Place, PointTimes, StepModel, fit_work, stated_medium, waiting_factor
+from tests.unit.launch.scaling.studies import BUCKETS, WORK, job, model
+
+PHASES = ("data", "forward", "backward", "update", "comm", "wait", "other")
+
+
+def times(ranks: int, batch: int, load: float, reducer: str = "flat") -> PointTimes:
+    samples = batch / ranks
+    compute = WORK.compute(samples, load)
+    seconds = {
+        "data": (WORK.data_fixed + WORK.data_per_sample * samples) * max(load, 1.0),
+        "forward": compute * (1 - WORK.backward),
+        "backward": compute * WORK.backward,
+        "update": WORK.update * max(load, 1.0) * (1 / ranks if reducer == "sharded" else 1),
+        "comm": 0.0,
+        "wait": WORK.deviation * waiting_factor(ranks) * compute,
+        "other": WORK.other * max(load, 1.0),
+    }
+    return PointTimes(ranks, 1, batch, load, reducer, sum(seconds.values()), seconds)
+
+
+BOTH = [times(1, 64, 0.25), times(2, 64, 0.5), times(4, 64, 1.0), times(2, 128, 0.5), times(4, 256, 1.0)]
+
+
+def test_constants_of_computing_are_recovered() -> None:
+    found = fit_work(BOTH)
+    for name, value in vars(WORK).items():
+        assert getattr(found, name) == pytest.approx(value, rel=1e-3, abs=1e-9), name
+
+
+def test_the_update_is_that_of_all_parameters_whatever_the_rung_does() -> None:
+    assert fit_work([times(4, 64, 1.0, "sharded")]).update == pytest.approx(WORK.update)
+
+
+def test_strong_scaling_alone_cannot_tell_sharing_from_a_fixed_part() -> None:
+    strong = fit_work(BOTH[:3])
+    assert strong.sharing == 0
+    assert strong.fixed > 0
+
+
+def test_weak_scaling_alone_cannot_tell_the_fixed_part() -> None:
+    weak = fit_work([BOTH[0], *BOTH[3:]])
+    assert weak.fixed == 0
+    assert weak.sharing == pytest.approx(WORK.sharing, rel=1e-3)
+
+
+def test_oversubscribed_points_do_not_spoil_computing() -> None:
+    crowded = times(8, 64, 2.0)
+    wrong = replace(crowded, phases={name: value * 3 for name, value in crowded.phases.items()})
+    assert fit_work([*BOTH, wrong]).per_sample == pytest.approx(WORK.per_sample, rel=1e-3)
+    assert fit_work([crowded]).per_sample > 0
+
+
+def test_no_points() -> None:
+    with pytest.raises(ValueError, match="no points"):
+        fit_work([])
+
+
+def test_waiting_grows_with_ranks() -> None:
+    factors = [waiting_factor(ranks) for ranks in (1, 2, 4, 64, 4096)]
+    assert factors[0] == 0
+    assert factors == sorted(factors)
+    # Expected largest of 2, 4 and 64 standard normal numbers: 0.564, 1.029 and 2.37.
+    assert factors[1:4] == pytest.approx([0.564, 1.029, 2.37], rel=0.05)
+
+
+MODEL = model(job(4, 4))
+SCHEDULED = replace(MODEL, schedule=BucketSchedule(5e-3, tuple(Bucket(size, 0.1) for size in BUCKETS)))
+
+
+def network(one: Network) -> Place:
+    return Place(16, 16, 0.5, stated_medium(one))
+
+
+def test_one_rank_communicates_with_nobody() -> None:
+    assert MODEL.communication("flat", Place(1, 1, 0.5)) == (0.0, 0.0)
+    assert MODEL.step(Place(1, 1, 0.5), 64, "flat").comm == 0
+    assert MODEL.step(Place(1, 1, 0.5), 64, "flat").wait == 0
+
+
+@pytest.mark.parametrize("rung", ["flat", "bucketed", "naive", "sharded"])
+def test_a_faster_network_communicates_less(rung: str) -> None:
+    exposed = [SCHEDULED.step(network(one), 64, rung).comm for one in NETWORKS]
+    assert exposed == sorted(exposed, reverse=True)
+    assert exposed[0] > 5 * exposed[-1]
+
+
+@pytest.mark.parametrize("rung", ["flat", "bucketed", "naive", "sharded"])
+def test_more_nodes_communicate_longer(rung: str) -> None:
+    exposed = [MODEL.step(Place(ranks, ranks, 0.5), 64 * ranks, rung).comm for ranks in (2, 4, 8, 256, 4096)]
+    assert exposed == sorted(exposed)
+
+
+def test_more_samples_a_rank_hide_more() -> None:
+    steps = [SCHEDULED.step(Place(4, 4, 0.5), 4 * samples, "bucketed") for samples in (1, 16, 256, 4096)]
+    assert [step.comm for step in steps] == sorted((step.comm for step in steps), reverse=True)
+    assert [step.hidden for step in steps] == sorted(step.hidden for step in steps)
+    whole = [step.comm + step.hidden for step in steps]
+    assert whole == pytest.approx([whole[0]] * 4)
+
+
+def test_on_one_node_nothing_is_hidden() -> None:
+    assert SCHEDULED.step(Place(4, 1, 1.0), 1 << 16, "bucketed").hidden == 0
+
+
+def test_buckets_and_one_sum_move_the_same_bytes() -> None:
+    """On a network that is all bandwidth, without anything to hide behind, they cost the same."""
+    wide = StepModel(WORK, replace(MODEL.constants, call=0, background_call=0, per_added_byte=0), MODEL.job, None, {})
+    place = Place(8, 8, 0.5, stated_medium(Network("slow", 0.001, 0.0)))
+    flat, bucketed = (wide.communication(rung, place)[0] for rung in ("flat", "bucketed"))
+    assert flat == pytest.approx(bucketed, rel=1e-6)
+
+
+def test_communication_in_training_is_scaled() -> None:
+    twice = replace(MODEL, in_training=2.0)
+    place = Place(4, 4, 0.5)
+    assert twice.step(place, 64, "flat").comm == pytest.approx(2 * MODEL.step(place, 64, "flat").comm)
