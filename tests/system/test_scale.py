@@ -36,24 +36,29 @@ def measured(folder: Path) -> list[Measurement]:
 
 def wait_for_points(job: Job, folder: Path, number: int) -> None:
     deadline = time.monotonic() + TIMEOUT_S
-    while not ((folder / "points.jsonl").exists() and len(measured(folder)) >= number):
+    while not ((folder / "study.json").exists() and len(measured(folder)) >= number):
         assert job.process.poll() is None, job.output().text
         assert time.monotonic() < deadline, job.output().text
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.timeout(600)
-def test_an_interrupted_study_goes_on_and_has_each_run_once(number: int, code: int, tmp_path: Path) -> None:
-    study = tmp_path / "study"
-    job = Job([*LAUNCH, *POINTS, "--output", "study", "--", *SMALL], tmp_path)
-    wait_for_points(job, study, 2)
-    time.sleep(1)  # so that a run is under way
+def interrupt(folder: Path, number: int, points: int) -> Finished:
+    """Begin a study, and send a signal when so many points are there and another run is under way."""
+    job = Job([*LAUNCH, *POINTS, "--output", "study", "--", *SMALL], folder)
+    wait_for_points(job, folder / "study", points)
+    time.sleep(1)
     os.killpg(job.process.pid, number)
     finished = job.finish(30)
-    assert finished.code == code, finished.text
     assert job.remaining() == []
     assert "Traceback" not in finished.text
+    return finished
+
+
+@pytest.mark.timeout(600)
+def test_an_interrupted_study_goes_on_and_has_each_run_once(tmp_path: Path) -> None:
+    study = tmp_path / "study"
+    finished = interrupt(tmp_path, signal.SIGINT, 2)
+    assert finished.code == 130, finished.text
     begun = measured(study)
     assert 2 <= len(begun) < 6
     assert {path.name for path in (study / "runs").glob("ranks-*")} == {one.run for one in begun}
@@ -72,6 +77,14 @@ def test_an_interrupted_study_goes_on_and_has_each_run_once(number: int, code: i
     assert [json.loads(line)["ranks"] for line in (study / "collectives.jsonl").read_text().splitlines()] == [2]
 
 
+def test_sigterm_in_the_first_run_keeps_nothing_and_says_how_to_go_on(tmp_path: Path) -> None:
+    finished = interrupt(tmp_path, signal.SIGTERM, 0)
+    assert finished.code == 143, finished.text
+    assert "interrupted: 0 of 6 runs are measured and kept; to go on:\n" in finished.err
+    assert " --output study -- " in finished.err
+    assert list((tmp_path / "study" / "runs").glob("*/metrics.jsonl")) == []
+
+
 def check_measurements(runs: Sequence[Measurement]) -> None:
     strong = [run for run in runs if run.point.batch == 16]
     assert len({run.parameters_sha256 for run in strong}) == 1
@@ -81,7 +94,7 @@ def check_measurements(runs: Sequence[Measurement]) -> None:
         assert len(run.records_ms) == 3
         assert run.step_ms > 0
         assert sum(run.phases_ms.values()) == pytest.approx(run.step_ms)
-        assert run.uncovered < 0.5
+        assert 0 <= run.uncovered < 1  # a step of this network takes no longer than what is around it
         assert len(run.hosts) == run.point.ranks
         assert 1 <= run.cores <= (os.cpu_count() or 1)
         assert run.exact
