@@ -27,7 +27,7 @@ OWN_OPTIONS = {
     "--print-config": "start no study for it, but `python -m ddp.train --print-config`",
 }
 """What must not stand after the `--`, and what to do instead."""
-TARGET, BATCHES = 0.9, (64, 256, 1024)
+TARGET, BATCH_FACTORS = 0.9, (1, 4, 16)
 SUBMIT_ONLY = ("ranks_per_node", "time", "memory", "queue", "account", "directive", "module", "email")
 
 
@@ -129,10 +129,20 @@ def command_line(study: Study, folder: Path, options: argparse.Namespace) -> lis
     words += [*given.placement, "--output", str(folder)]
     words += ["--networks", study.networks] if study.networks else []
     if given.mode == "accuracy":
-        words += ["--target", str(options.target or TARGET), "--batches", _listed(options.batches or BATCHES)]
+        words += ["--target", str(target(options)), "--batches", _listed(batches(options, study))]
     if options.submit:
         words += ["--submit", options.submit, *_batch_words(options)]
     return [*words, "--", *given.trainer] if given.trainer else words
+
+
+def target(options: argparse.Namespace) -> float:
+    """The test accuracy to come to."""
+    return float(options.target or TARGET)
+
+
+def batches(options: argparse.Namespace, study: Study) -> list[int]:
+    """The global batches to come to it with."""
+    return options.batches or [study.batch * factor for factor in BATCH_FACTORS]
 
 
 def _batch_words(options: argparse.Namespace) -> list[str]:
@@ -189,7 +199,11 @@ def add_parser(commands: Any) -> None:
     accuracy = parser.add_argument_group("--mode accuracy")
     accuracy.add_argument("--target", type=_fraction, metavar="A", help=f"test accuracy to come to (default: {TARGET})")
     accuracy.add_argument(
-        "--batches", type=numbers, metavar="B,...", help=f"global batch sizes (default: {_listed(BATCHES)})"
+        "--batches",
+        type=numbers,
+        metavar="B,...",
+        help="global batch sizes; the learning rate follows them from the configured one (default: the configured one, "
+        "4 and 16 times as many samples)",
     )
 
 

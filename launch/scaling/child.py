@@ -8,7 +8,7 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
@@ -64,13 +64,20 @@ class Children:
         elif not self._is_starting:
             raise Interrupted(self._number)
 
-    def run(self, command: Sequence[str], output: Path, errors: Path | None = None) -> int:
+    def run(
+        self,
+        command: Sequence[str],
+        output: Path,
+        errors: Path | None = None,
+        until: Callable[[], bool] | None = None,
+    ) -> int:
         """Run a command to its end; its exit code, 128 + N if signal N ended it.
 
         Args:
             command: in a session of its own, so that a Ctrl-C in the terminal reaches it through this process alone.
             output: a file for what it writes.
             errors: another one for its standard error.
+            until: asked every POLL_S; once it says yes, the command gets a SIGTERM.
 
         Raises:
             Interrupted: if a signal came to this process meanwhile.
@@ -84,7 +91,7 @@ class Children:
             self._child, self._is_starting = child, False
             if self._number is not None:
                 child.send_signal(signal.SIGINT)
-            code = self._wait(child)
+            code = self._wait(child, until)
         finally:
             self._child, self._is_starting = None, False
             if child.poll() is None:
@@ -93,11 +100,14 @@ class Children:
             raise Interrupted(self._number)
         return code if code >= 0 else 128 - code
 
-    def _wait(self, child: subprocess.Popen[bytes]) -> int:
+    def _wait(self, child: subprocess.Popen[bytes], until: Callable[[], bool] | None) -> int:
         process = os.pidfd_open(child.pid)
         deadline: float | None = None
         try:
             while not select.select([process], [], [], POLL_S)[0]:
+                if until is not None and until():
+                    child.terminate()
+                    until = None
                 if self._number is not None:
                     deadline = deadline or time.monotonic() + GRACE_S
                     if time.monotonic() > deadline:

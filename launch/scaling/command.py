@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any
 from launch.discovery import Library, find_launcher
 from launch.errors import UsageError
 from launch.scaling.arguments import (
-    BATCHES,
-    TARGET,
     add_parser,
+    batches,
     check_options,
     check_trainer,
     command_line,
     default_ranks,
     placement,
     settings,
+    target,
 )
 from launch.wording import count
 
@@ -219,19 +219,12 @@ def _report(folder: Path) -> int:
 
 
 def _train_to_target(session: Session, options: argparse.Namespace) -> int:
-    from launch.scaling.accuracy import Wanted, run_accuracy
+    from launch.scaling.accuracy import wanted_of
+    from launch.scaling.accuracy_runs import run_accuracy
 
-    given = session.study.settings
-    wanted = Wanted(
-        options.target or TARGET,
-        tuple(options.batches or BATCHES),
-        given.ranks,
-        given.threads[0],
-        given.repeats,
-        given.placement,
-        given.trainer,
-    )
-    failed = run_accuracy(session.folder, wanted, session.study.config, say)
+    study = session.study
+    wanted = wanted_of(study, target(options), batches(options, study))
+    failed = run_accuracy(session.folder, wanted, study.config, study.settings.trainer, session.runner, say)
     write_report(session.folder)
     return EXIT_INCOMPLETE if failed else 0
 

@@ -1,0 +1,218 @@
+"""`launch scale --mode accuracy`: time and epochs to a target accuracy, over global batches and ranks.
+
+Scaling that loses accuracy is no scaling: more ranks want a larger batch, and from some size on that wants more epochs.
+The learning rate follows the batch by the linear rule with warm-up (P. Goyal et al., "Accurate, Large Minibatch SGD:
+Training ImageNet in 1 Hour", 2017). With exact sums the ranks change nothing in what is learned, so the epochs are
+found on the most ranks, and one training of each batch is repeated on the others, to confirm that and to be timed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from launch.errors import UsageError
+from launch.scaling.records import read_lines
+from launch.scaling.study import Study
+
+RESULTS, SETTINGS = "accuracy.jsonl", "accuracy.json"
+WARMUP_SHARE = 5 / 90
+"""Of the configured epochs, for a batch above the configured one: Goyal et al. took 5 of 90."""
+LOG_EVERY = 5
+"""Steps of a `step` record."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the user asks for."""
+
+    target: float
+    """Test accuracy, as a fraction."""
+    batches: tuple[int, ...]
+    """Global."""
+    configured: int
+    """The batch that the configured learning rate is for."""
+    ranks: tuple[int, ...]
+    threads: int
+    """Of each rank."""
+    repeats: int
+    """Trainings of a batch, each with a seed of its own: how many epochs it takes depends on the draws."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training that is to be made: a batch and a seed, on some ranks."""
+
+    batch: int
+    ranks: int
+    threads: int
+    seed: int
+    lr: float
+    warmup_epochs: float
+    shards: int
+    epochs: int
+    """After which it ends at the latest."""
+    schedule_epochs: int
+    """Over which the schedule of the learning rate goes: as configured."""
+
+    @property
+    def name(self) -> str:
+        """Of its run directory."""
+        return f"accuracy-batch-{self.batch}-ranks-{self.ranks}-threads-{self.threads}-seed-{self.seed}"
+
+    def arguments(self, steps_per_epoch: int) -> list[str]:
+        """Of the trainer, after the user's own."""
+        values = {
+            "batch.size": self.batch,
+            "batch.shards": self.shards,
+            "optimizer.lr": self.lr,
+            "schedule.warmup_epochs": self.warmup_epochs,
+            "seed": self.seed,
+            "train.epochs": self.schedule_epochs,
+            "train.steps": self.epochs * steps_per_epoch,
+            "train.evaluate_every": 1,
+            "checkpoint.every_epochs": 0,
+            "checkpoint.every_steps": 0,
+            "output.log_every": min(LOG_EVERY, steps_per_epoch),
+        }
+        return [word for name, value in values.items() for word in (f"--{name}", str(value))]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a training: one line of `accuracy.jsonl`."""
+
+    training: Training
+    started_at: str
+    """UTC, as `2026-01-31T12:00:00Z`."""
+    steps_per_epoch: int
+    accuracies: tuple[float, ...]
+    """On the test set, after each epoch."""
+    losses: tuple[float | None, ...]
+    """The same of the mean loss; None if it is not finite."""
+    step_ms: float
+    """Mean of the steps, without evaluations and the first record, if there are others; 0 if none was logged."""
+    is_finite: bool
+    """False if training ended because a loss or a gradient was not."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """The `start` record (versions, CPU, MPI library, affinity, revision, ...) and the command."""
+
+    def epochs_to(self, target: float) -> int | None:
+        """The first epoch after which the accuracy is at least the target; None if there is none."""
+        return next((epoch for epoch, accuracy in enumerate(self.accuracies, 1) if accuracy >= target), None)
+
+    @property
+    def epoch_s(self) -> float:
+        """Seconds of an epoch, evaluations not counted."""
+        return self.step_ms * self.steps_per_epoch / 1e3
+
+    def line(self) -> str:
+        """As a line of JSON."""
+        return json.dumps(asdict(self), separators=(",", ":")) + "\n"
+
+
+def wanted_of(study: Study, target: float, batches: Sequence[int]) -> Wanted:
+    """What a study in this mode is to find out.
+
+    Raises:
+        UsageError: for what cannot be measured; one line that names the value and the fix.
+    """
+    given, model = study.settings, study.config["model"]["name"]
+    if model == "polynomial":
+        raise UsageError("--mode accuracy with model.name = polynomial: it has no accuracy; use another model")
+    most = max(given.ranks)
+    if min(batches) < most:
+        fix = f"give batches of {most} samples or more, or fewer ranks"
+        raise UsageError(f"--batches {min(batches)}: less than a sample for each of {most} ranks; {fix}")
+    ranks = tuple(sorted(set(given.ranks)))
+    return Wanted(target, tuple(sorted(set(batches))), study.batch, ranks, given.threads[0], given.repeats)
+
+
+def learning_rate(batch: int, config: Mapping[str, Any]) -> float:
+    """By the linear rule from the configured batch; a loss that is summed over the batch follows it by itself."""
+    factor = batch / int(config["batch"]["size"]) if config["loss"]["reduction"] == "mean" else 1.0
+    return float(config["optimizer"]["lr"]) * factor
+
+
+def warmup_epochs(batch: int, config: Mapping[str, Any]) -> float:
+    """As configured; for a batch above the configured one at least WARMUP_SHARE of all epochs."""
+    configured = float(config["schedule"]["warmup_epochs"])
+    share = round(WARMUP_SHARE * int(config["train"]["epochs"]), 2)
+    return max(configured, share) if batch > int(config["batch"]["size"]) else configured
+
+
+def finding(wanted: Wanted, config: Mapping[str, Any]) -> list[Training]:
+    """The trainings that find the epochs out, on the most ranks: in rounds of all batches, each round with its seed."""
+    ranks, epochs = max(wanted.ranks), int(config["train"]["epochs"])
+    return [
+        Training(
+            batch=batch,
+            ranks=ranks,
+            threads=wanted.threads,
+            seed=int(config["seed"]) + repeat,
+            lr=learning_rate(batch, config),
+            warmup_epochs=warmup_epochs(batch, config),
+            shards=min(batch, max(ranks, int(config["batch"]["shards"]))),
+            epochs=epochs,
+            schedule_epochs=epochs,
+        )
+        for repeat in range(wanted.repeats)
+        for batch in wanted.batches
+    ]
+
+
+def confirming(found: Result, wanted: Wanted) -> list[Training]:
+    """The same training on the other ranks, as long as it took; none if it became infinite: then no time is told."""
+    epochs = found.epochs_to(wanted.target) or len(found.accuracies)
+    if not found.is_finite or not epochs:
+        return []
+    others = [ranks for ranks in wanted.ranks if ranks != found.training.ranks]
+    return [replace(found.training, ranks=ranks, epochs=epochs) for ranks in others]
+
+
+def read_results(folder: Path) -> list[Result]:
+    """All trainings of a study so far.
+
+    Raises:
+        ValueError: if a line cannot be read, naming it.
+    """
+    results = []
+    for number, values in enumerate(read_lines(folder / RESULTS), 1):
+        try:
+            lists = {name: tuple(values[name]) for name in ("accuracies", "losses")}
+            results.append(Result(**(values | lists | {"training": Training(**values["training"])})))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{folder / RESULTS}, line {number} is no training ({error}): remove that line") from None
+    return results
+
+
+def read_wanted(folder: Path) -> Wanted | None:
+    """What was asked for; None if the folder holds no such study."""
+    path = folder / SETTINGS
+    if not path.exists():
+        return None
+    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+    return Wanted(**(values | lists))
+
+
+def write_wanted(folder: Path, wanted: Wanted) -> None:
+    """Keep what is asked for, so that a study that goes on is the same one.
+
+    Raises:
+        UsageError: if the folder holds another.
+    """
+    before = read_wanted(folder)
+    for name, value in asdict(wanted).items():
+        if before is not None and getattr(before, name) != value:
+            given = f"{folder} holds a study with {name} = {_text(getattr(before, name))}, not {_text(value)}"
+            raise UsageError(f"{given}: give that, or another --output")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / SETTINGS).write_text(json.dumps(asdict(wanted), indent=1) + "\n", encoding="utf-8")
+
+
+def _text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

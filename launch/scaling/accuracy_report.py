@@ -1,0 +1,239 @@
+"""What the trainings of `--mode accuracy` say, in words and tables (Markdown)."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from launch.scaling.accuracy import Result, Wanted, read_results, read_wanted
+from launch.wording import count
+
+RULE_FACTOR = 1.25
+"""The linear rule holds as long as a batch takes at most so many times the epochs of the reference, or one more."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """All trainings of a global batch."""
+
+    batch: int
+    results: tuple[Result, ...]
+    """On the most ranks, one a seed."""
+    target: float
+
+    @property
+    def reached(self) -> list[int]:
+        """Epochs to the target, ascending, of the seeds that reached it."""
+        return sorted(epochs for each in self.results if (epochs := each.epochs_to(self.target)) is not None)
+
+    @property
+    def epochs(self) -> float | None:
+        """Their median over all seeds; None if half of the seeds or more did not reach the target."""
+        missing = len(self.results) - len(self.reached)
+        if 2 * missing >= len(self.results):
+            return None
+        return float(statistics.median([*self.reached, *[float("inf")] * missing]))
+
+    @property
+    def best(self) -> float:
+        """The best accuracy of any epoch and seed."""
+        return max((accuracy for each in self.results for accuracy in each.accuracies), default=0.0)
+
+    def keeps_rule(self, reference: Batch) -> bool:
+        """Whether it takes about the epochs of the reference."""
+        if self.epochs is None or reference.epochs is None:
+            return False
+        return self.epochs <= max(RULE_FACTOR * reference.epochs, reference.epochs + 1)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A global batch on some ranks."""
+
+    batch: int
+    ranks: int
+    step_ms: float
+    """Median over the trainings there."""
+    epoch_s: float
+    target_s: float | None
+    """Epochs to the target, times the seconds of one; None if it is not reached."""
+    is_same: bool
+    """Whether the accuracies and losses have the bits of those on the most ranks, after every epoch."""
+
+
+def batches_of(results: Sequence[Result], wanted: Wanted) -> list[Batch]:
+    """By size, those that were trained."""
+    most = max(wanted.ranks)
+    groups = [
+        Batch(
+            size,
+            tuple(each for each in results if each.training.batch == size and each.training.ranks == most),
+            wanted.target,
+        )
+        for size in wanted.batches
+    ]
+    return [group for group in groups if group.results]
+
+
+def places_of(results: Sequence[Result], batches: Sequence[Batch], wanted: Wanted) -> list[Place]:
+    """By batch and ranks, those that were timed."""
+    places = []
+    for batch in batches:
+        for ranks in sorted(wanted.ranks):
+            here = [each for each in results if (each.training.batch, each.training.ranks) == (batch.batch, ranks)]
+            timed = [each for each in here if each.step_ms > 0]
+            if timed:
+                step_ms = statistics.median(each.step_ms for each in timed)
+                epoch_s = step_ms * timed[0].steps_per_epoch / 1e3
+                target_s = None if batch.epochs is None else batch.epochs * epoch_s
+                same = all(_is_same(each, batch) for each in here)
+                places.append(Place(batch.batch, ranks, step_ms, epoch_s, target_s, same))
+    return places
+
+
+def _is_same(result: Result, batch: Batch) -> bool:
+    """As the training of the same seed on the most ranks, as far as both went."""
+    for other in batch.results:
+        if other.training.seed == result.training.seed:
+            mine = list(zip(result.accuracies, result.losses, strict=True))
+            theirs = list(zip(other.accuracies, other.losses, strict=True))
+            both = min(len(mine), len(theirs))
+            return mine[:both] == theirs[:both]
+    return True
+
+
+def accuracy_section(folder: Path) -> str:
+    """The section of the report, as Markdown; empty if the folder holds no such study."""
+    wanted = read_wanted(folder)
+    results = read_results(folder)
+    if wanted is None or not results:
+        return ""
+    batches = batches_of(results, wanted)
+    places = places_of(results, batches, wanted)
+    words = " ".join(_words(batches, places, wanted))
+    tables = [*_epochs_table(batches, wanted), "", *_time_table(places)]
+    return "\n".join(["## Batch size and accuracy", "", words, "", *tables, ""])
+
+
+def sentences(folder: Path) -> list[str]:
+    """The findings in words; none if the folder holds no such study."""
+    wanted = read_wanted(folder)
+    results = read_results(folder)
+    if wanted is None or not results:
+        return []
+    batches = batches_of(results, wanted)
+    return _words(batches, places_of(results, batches, wanted), wanted)
+
+
+def reference_of(batches: Sequence[Batch], wanted: Wanted) -> Batch:
+    """What the rule is judged against: the configured batch, whose learning rate is the user's, else the smallest."""
+    return next((each for each in batches if each.batch == wanted.configured), batches[0])
+
+
+def _words(batches: Sequence[Batch], places: Sequence[Place], wanted: Wanted) -> list[str]:
+    words = _fastest(places, batches, wanted), _rule(batches, wanted), _ranks(places, wanted)
+    return [sentence for sentence in words if sentence]
+
+
+def _fastest(places: Sequence[Place], batches: Sequence[Batch], wanted: Wanted) -> str:
+    reaching = [place for place in places if place.target_s is not None]
+    if not reaching:
+        best = max(batch.best for batch in batches)
+        return (
+            f"**No batch reached {wanted.target:.1%}**; the best test accuracy was {best:.2%}. Give more"
+            " train.epochs, or a lower --target."
+        )
+    best_place = min(reaching, key=lambda place: place.target_s or 0.0)
+    epochs = next(batch.epochs for batch in batches if batch.batch == best_place.batch)
+    return (
+        f"The shortest time to a test accuracy of {wanted.target:.1%} is **{_seconds(best_place.target_s)}**: batch"
+        f" {best_place.batch} on {count(best_place.ranks, 'rank')}, {_number(epochs)} epochs of"
+        f" {_seconds(best_place.epoch_s)}."
+    )
+
+
+def _rule(batches: Sequence[Batch], wanted: Wanted) -> str:
+    reference = reference_of(batches, wanted)
+    larger = [batch for batch in batches if batch.batch > reference.batch]
+    if reference.epochs is None or not larger:
+        return ""
+    kept = [batch for batch in larger if batch.keeps_rule(reference)]
+    broken = [batch for batch in larger if not batch.keeps_rule(reference)]
+    base = f"batch {reference.batch}, which needs {_number(reference.epochs)} epochs"
+    if not broken:
+        return f"The linear rule holds up to batch {larger[-1].batch}, the largest tried, against {base}."
+    first = broken[0]
+    needs = f"does not reach {wanted.target:.1%}" if first.epochs is None else f"needs {_number(first.epochs)}"
+    before = [batch.batch for batch in kept if batch.batch < first.batch]
+    holds = f"holds up to batch {before[-1]}" if before else f"does not hold above batch {reference.batch}"
+    return f"The linear rule {holds} and **breaks at batch {first.batch}**: it {needs}, against {base}."
+
+
+def _ranks(places: Sequence[Place], wanted: Wanted) -> str:
+    others = [place for place in places if place.ranks != max(wanted.ranks)]
+    if not others:
+        return ""
+    ranks = ", ".join(str(number) for number in sorted({place.ranks for place in places}))
+    different = [place for place in others if not place.is_same]
+    if different:
+        where = f"batch {different[0].batch} on {count(different[0].ranks, 'rank')}"
+        return f"**Ranks change what is learned**: {where} differs from {max(wanted.ranks)} ranks. Is comm.exact set?"
+    return f"On {ranks} ranks accuracy and loss were the same to the last bit after every epoch: only the time differs."
+
+
+def _epochs_table(batches: Sequence[Batch], wanted: Wanted) -> list[str]:
+    reference = reference_of(batches, wanted)
+    rows = [
+        "| batch | learning rate | warm-up, epochs | steps an epoch | epochs to the target: median (range) | seeds that"
+        " reached it | best accuracy | linear rule |",
+        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
+    ]
+    for batch in batches:
+        training = batch.results[0].training
+        spread = f" ({batch.reached[0]} to {batch.reached[-1]})" if batch.reached else ""
+        epochs = ("not reached" if batch.epochs is None else _number(batch.epochs)) + spread
+        verdict = "reference" if batch is reference else "holds" if batch.keeps_rule(reference) else "**breaks**"
+        cells = [
+            str(batch.batch),
+            f"{training.lr:.4g}",
+            f"{training.warmup_epochs:g}",
+            str(batch.results[0].steps_per_epoch),
+            epochs,
+            f"{len(batch.reached)} of {len(batch.results)}",
+            f"{batch.best:.2%}",
+            verdict,
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    return rows
+
+
+def _time_table(places: Sequence[Place]) -> list[str]:
+    rows = [
+        "| batch | ranks | step | epoch | time to the target | against the fewest ranks | same bits |",
+        "| ---: | ---: | ---: | ---: | ---: | ---: | --- |",
+    ]
+    for place in places:
+        fewest = next(each for each in places if each.batch == place.batch)
+        cells = [
+            str(place.batch),
+            str(place.ranks),
+            f"{place.step_ms:.3g} ms",
+            _seconds(place.epoch_s),
+            _seconds(place.target_s),
+            f"{fewest.epoch_s / place.epoch_s:.2f} times",
+            "yes" if place.is_same else "**no**",
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    return rows
+
+
+def _seconds(value: float | None) -> str:
+    if value is None:
+        return "not reached"
+    return f"{value * 1e3:.3g} ms" if value < 1 else f"{value:.3g} s"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:g}"

@@ -1,0 +1,163 @@
+"""Makes the trainings of `launch scale --mode accuracy`: each ends when the target is reached."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from launch.errors import UsageError
+from launch.scaling import accuracy
+from launch.scaling.accuracy import Result, Training, Wanted
+from launch.scaling.records import append, read_lines
+from launch.scaling.runs import RunFailed, Runner, tail
+from launch.wording import count
+
+NON_FINITE, MISTAKE, STOPPED = 3, 2, 75
+"""Exit codes of the trainer; the last is that of a run that was asked to stop."""
+OUTPUT, METRICS = "output.log", "metrics.jsonl"
+
+
+def run_accuracy(
+    folder: Path,
+    wanted: Wanted,
+    config: Mapping[str, Any],
+    trainer: tuple[str, ...],
+    runner: Runner,
+    say: Callable[[str], object],
+) -> list[Training]:
+    """Make all trainings that are still missing; those that have failed are said, and returned.
+
+    Args:
+        folder: of the study.
+        wanted: by the user.
+        config: the trainer's, by section, as it resolves its arguments.
+        trainer: these arguments.
+        runner: starts runs.
+        say: takes a line for the user.
+
+    Raises:
+        UsageError: for a mistake of the user's, in the trainer's arguments too.
+        Interrupted: after a signal.
+    """
+    accuracy.write_wanted(folder, wanted)
+    jobs = _Jobs(runner, trainer, wanted)
+    done = {result.training.name: result for result in accuracy.read_results(folder)}
+    queue, failed = accuracy.finding(wanted, config), []
+    samples = 0
+    while queue:
+        training = queue.pop(0)
+        result = done.get(training.name)
+        try:
+            if result is None:
+                samples = samples or jobs.num_samples()
+                result = jobs.train(training, -(-samples // training.batch))
+                append(folder / accuracy.RESULTS, [result.line()])
+                say(in_words(result, wanted.target))
+        except RunFailed as failure:
+            say(f"error: {training.name} failed: {failure}; its last lines:\n{failure.tail}")
+            failed.append(training)
+            continue
+        if training.ranks == max(wanted.ranks) and training.seed == int(config["seed"]):
+            queue[:0] = accuracy.confirming(result, wanted)
+    return failed
+
+
+def in_words(result: Result, target: float) -> str:
+    """What came of a training."""
+    training, epochs = result.training, result.epochs_to(target)
+    where = f"batch {training.batch}, {count(training.ranks, 'rank')}, seed {training.seed}"
+    if not result.is_finite:
+        return f"{where}: a loss or a gradient was not finite"
+    if epochs is None:
+        best = max(result.accuracies, default=0.0)
+        return f"{where}: not {target:.1%} in {count(len(result.accuracies), 'epoch')}, at best {best:.2%}"
+    return f"{where}: {target:.1%} after {count(epochs, 'epoch')} of {result.epoch_s:.3g} s"
+
+
+class _Jobs:
+    """Runs of the trainer."""
+
+    def __init__(self, runner: Runner, trainer: tuple[str, ...], wanted: Wanted) -> None:
+        self.runner, self.trainer, self.wanted = runner, trainer, wanted
+
+    def num_samples(self) -> int:
+        """Of the training set: from a run of one step, which also compiles the kernels."""
+        arguments = ["--train.steps", "1", "--train.evaluate_every", "0", "--checkpoint.every_epochs", "0"]
+        path = self.runner.folder / "accuracy-first-step"
+        self._run(path, max(self.wanted.ranks), arguments)
+        return int(_start(read_lines(path / METRICS))["samples"]["train"])
+
+    def train(self, training: Training, steps_per_epoch: int) -> Result:
+        """Train until the target is reached, or the last epoch.
+
+        Raises:
+            RunFailed: if it came to neither.
+            UsageError: if the trainer says that its user has made a mistake.
+        """
+        path = self.runner.folder / training.name
+        started_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        code, command = self._run(
+            path,
+            training.ranks,
+            training.arguments(steps_per_epoch),
+            until=lambda: _has_reached(path, self.wanted.target),
+        )
+        result = _read(path, training, started_at, steps_per_epoch, code != NON_FINITE, command)
+        if code == STOPPED and result.epochs_to(self.wanted.target) is None:
+            raise RunFailed("it was interrupted", tail((path / OUTPUT).read_text(errors="replace")))
+        return result
+
+    def _run(
+        self, path: Path, ranks: int, arguments: Sequence[str], until: Callable[[], bool] | None = None
+    ) -> tuple[int, str]:
+        """Its exit code and command."""
+        shutil.rmtree(path, ignore_errors=True)  # of a study that was ended
+        path.mkdir(parents=True)
+        place = ["--output.dir", str(path.parent), "--output.name", path.name]
+        command = self.runner.command(ranks, self.wanted.threads, [*self.trainer, *arguments, *place])
+        code = self.runner.children.run(command, path / OUTPUT, until=until)
+        (path / "model.safetensors").unlink(missing_ok=True)
+        shutil.rmtree(path / "checkpoints", ignore_errors=True)
+        text = (path / OUTPUT).read_text(errors="replace")
+        if code == MISTAKE:
+            mistakes = [line.removeprefix("error: ") for line in text.splitlines() if line.startswith("error: ")]
+            raise UsageError(mistakes[0] if mistakes else "the trainer ended with exit code 2")
+        if code not in (0, NON_FINITE, STOPPED):
+            raise RunFailed(f"exit code {code}", tail(text))
+        return code, shlex.join(command)
+
+
+def _start(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return next(record for record in records if record["event"] == "start")
+
+
+def _has_reached(path: Path, target: float) -> bool:
+    evaluations = (record for record in read_lines(path / METRICS) if record["event"] == "eval")
+    return any(record["accuracy"] >= target for record in evaluations)
+
+
+def _read(
+    path: Path, training: Training, started_at: str, steps_per_epoch: int, is_finite: bool, command: str
+) -> Result:
+    """The result, from what the run has recorded."""
+    records = read_lines(path / METRICS)
+    steps = [record for record in records if record["event"] == "step"]
+    ends = [0, *(record["step"] for record in steps)]
+    rows = [(record["step"] - before, record) for before, record in zip(ends, steps, strict=False)]
+    counted = rows[1:] or rows
+    num_steps = sum(number for number, _ in counted)
+    evaluations = [record for record in records if record["event"] == "eval"]
+    return Result(
+        training=training,
+        started_at=started_at,
+        steps_per_epoch=steps_per_epoch,
+        accuracies=tuple(record["accuracy"] for record in evaluations),
+        losses=tuple(record["loss"] for record in evaluations),
+        step_ms=sum(number * record["step_ms"] for number, record in counted) / max(1, num_steps),
+        is_finite=is_finite,
+        provenance=_start(records) | {"command": command},
+    )

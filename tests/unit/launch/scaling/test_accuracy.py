@@ -1,0 +1,240 @@
+"""`--mode accuracy`: what is trained, with a trainer that only writes what a test wants, and what is made of it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launch.errors import UsageError
+from launch.scaling.accuracy import (
+    Result,
+    Training,
+    Wanted,
+    finding,
+    learning_rate,
+    read_results,
+    wanted_of,
+    warmup_epochs,
+)
+from launch.scaling.accuracy_report import accuracy_section, sentences
+from launch.scaling.accuracy_runs import run_accuracy
+from launch.scaling.runs import Runner
+from launch.scaling.study import Settings, Study
+
+CONFIG: dict[str, Any] = {
+    "seed": 7,
+    "model": {"name": "mlp"},
+    "batch": {"size": 64, "shards": 8},
+    "loss": {"reduction": "mean"},
+    "optimizer": {"lr": 0.1},
+    "schedule": {"warmup_epochs": 0.0},
+    "train": {"epochs": 18},
+}
+WANTED = Wanted(target=0.9, batches=(64, 256, 1024), configured=64, ranks=(1, 2), threads=1, repeats=3)
+SAMPLES = 1000
+# By batch, the epoch at which the target is reached with the first seed; one later with each other.
+EPOCHS = {64: 4, 256: 5, 1024: 40}
+
+
+class Trainer:
+    """In place of `Children`: writes what a training would, and ends it when `until` says so."""
+
+    def __init__(self, epochs: dict[int, int]) -> None:
+        self.epochs, self.names = epochs, list[str]()
+        self.codes: dict[str, int] = {}
+        self.noise: Callable[[int], float] = lambda ranks: 0.0
+
+    def run(
+        self, command: Sequence[str], output: Path, errors: Path | None = None, until: Callable[[], bool] | None = None
+    ) -> int:
+        values = dict(itertools.pairwise(command))
+        folder = Path(values["--output.dir"]) / values["--output.name"]
+        self.names.append(folder.name)
+        output.write_text("error: lr = 9: use less\n" if self.codes.get(folder.name) == 2 else "the last line\n")
+        ranks = int(values["-n"])
+        with (folder / "metrics.jsonl").open("w") as log:
+
+            def write(**record: Any) -> None:
+                log.write(json.dumps(record) + "\n")
+                log.flush()
+
+            write(event="start", samples={"train": SAMPLES, "test": 100}, world_size=ranks, hosts=["here"] * ranks)
+            if values.get("--train.evaluate_every") == "0":
+                write(event="step", step=1, step_ms=9.0)
+                write(event="end", steps=1)
+                return 0
+            if folder.name in self.codes:
+                return self.codes[folder.name]
+            batch, seed = int(values["--batch.size"]), int(values["--seed"])
+            steps_per_epoch = -(-SAMPLES // batch)
+            step = 0
+            for epoch in range(1, int(values["--train.steps"]) // steps_per_epoch + 1):
+                for _ in range(steps_per_epoch):
+                    step += 1
+                    if step % int(values["--output.log_every"]) == 0:
+                        write(event="step", step=step, step_ms=99.0 if step <= 5 else 8.0 / ranks)
+                reached = epoch >= self.epochs[batch] + seed - CONFIG["seed"]
+                accuracy = 0.91 if reached else epoch / 1000
+                write(event="eval", step=step, epoch=epoch, accuracy=accuracy, loss=1 / epoch + self.noise(ranks))
+                if until is not None and until():
+                    return 75
+        return 0
+
+
+@pytest.fixture
+def trainer() -> Trainer:
+    return Trainer(EPOCHS)
+
+
+def run(folder: Path, trainer: Trainer, wanted: Wanted = WANTED) -> tuple[list[Training], list[str]]:
+    said: list[str] = []
+    runner = Runner(folder, trainer, ["--mpi", "mpich"])  # type: ignore[arg-type]
+    return run_accuracy(folder, wanted, CONFIG, ("--config", "c.toml"), runner, said.append), said
+
+
+def study(**changes: Any) -> Study:
+    settings = Settings((2, 1), (1,), "accuracy", 5, 0, 0, (), ())
+    return Study(replace(settings, **changes), CONFIG)
+
+
+def test_the_learning_rate_follows_the_batch_from_the_configured_one() -> None:
+    assert [learning_rate(batch, CONFIG) for batch in (32, 64, 256)] == pytest.approx([0.05, 0.1, 0.4])
+    summed = CONFIG | {"loss": {"reduction": "sum"}}
+    assert learning_rate(256, summed) == 0.1
+
+
+def test_only_larger_batches_are_warmed_up_more_than_configured() -> None:
+    assert [warmup_epochs(batch, CONFIG) for batch in (32, 64, 256)] == [0, 0, 1]
+    configured = CONFIG | {"schedule": {"warmup_epochs": 3.0}}
+    assert [warmup_epochs(batch, configured) for batch in (64, 256)] == [3, 3]
+
+
+def test_the_epochs_are_found_on_the_most_ranks_with_a_seed_a_round() -> None:
+    trainings = finding(WANTED, CONFIG)
+    assert [(each.seed, each.batch) for each in trainings] == [
+        (seed, batch) for seed in (7, 8, 9) for batch in (64, 256, 1024)
+    ]
+    assert {each.ranks for each in trainings} == {2}
+    few = finding(replace(WANTED, batches=(4,), ranks=(1, 3)), CONFIG)
+    assert few[0].shards == 4  # not more than samples
+
+
+def test_what_cannot_be_measured_is_refused() -> None:
+    assert wanted_of(study(), 0.9, [256, 64]) == Wanted(0.9, (64, 256), 64, (1, 2), 1, 5)
+    with pytest.raises(UsageError, match=r"--batches 1: less than a sample for each of 2 ranks"):
+        wanted_of(study(), 0.9, [64, 1])
+    with pytest.raises(UsageError, match="polynomial"):
+        wanted_of(replace(study(), config=CONFIG | {"model": {"name": "polynomial"}}), 0.9, [64])
+
+
+def test_trainings_end_at_the_target_and_the_first_seed_is_repeated_on_the_other_ranks(
+    tmp_path: Path, trainer: Trainer
+) -> None:
+    failed, said = run(tmp_path, trainer)
+    assert failed == []
+    results = read_results(tmp_path)
+    assert [result.training.name for result in results] == trainer.names[1:]
+    assert len(results) == 9 + 3
+    assert [result.training.seed for result in results if result.training.ranks == 1] == [7, 7, 7]
+    for result in results:
+        batch, seed = result.training.batch, result.training.seed
+        epochs = EPOCHS[batch] + seed - 7
+        assert result.epochs_to(0.9) == (epochs if epochs <= 18 else None)
+        assert len(result.accuracies) == min(epochs, 18)
+        assert result.steps_per_epoch == -(-SAMPLES // batch)
+        if batch == 64:
+            assert result.step_ms == pytest.approx(8.0 / result.training.ranks)  # without the first record
+    assert "batch 64, 2 ranks, seed 7: 90.0% after 4 epochs of 0.064 s" in said
+    assert "batch 1024, 1 rank, seed 7: not 90.0% in 18 epochs, at best 1.80%" in said
+
+
+def test_a_study_goes_on_where_it_stopped_and_only_as_the_same(tmp_path: Path, trainer: Trainer) -> None:
+    run(tmp_path, trainer)
+    path = tmp_path / "accuracy.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:4]) + lines[4][:20])
+    again = Trainer(EPOCHS)
+    run(tmp_path, again)
+    assert again.names[1:] == trainer.names[5:]
+    assert len(read_results(tmp_path)) == len(lines)
+    with pytest.raises(UsageError, match=r"batches = 64,256,1024, not 64: give that, or another --output"):
+        run(tmp_path, again, replace(WANTED, batches=(64,)))
+
+
+def test_a_training_that_fails_is_said_and_the_others_are_made(tmp_path: Path, trainer: Trainer) -> None:
+    name = "accuracy-batch-256-ranks-2-threads-1-seed-7"
+    trainer.codes = {name: 4}
+    failed, said = run(tmp_path, trainer)
+    assert [training.name for training in failed] == [name]
+    assert any("exit code 4" in line and "the last line" in line for line in said)
+    assert len(read_results(tmp_path)) == 12 - 2  # the failed one, and the one that would confirm it
+
+
+def test_a_mistake_of_the_users_ends_all(tmp_path: Path, trainer: Trainer) -> None:
+    trainer.codes = {"accuracy-batch-64-ranks-2-threads-1-seed-7": 2}
+    with pytest.raises(UsageError, match="lr = 9: use less"):
+        run(tmp_path, trainer)
+
+
+def test_the_report_names_the_fastest_batch_and_where_the_rule_breaks(tmp_path: Path, trainer: Trainer) -> None:
+    assert accuracy_section(tmp_path) == ""
+    run(tmp_path, trainer)
+    text = accuracy_section(tmp_path)
+    # Steps take 4 ms on 2 ranks whatever the batch; the medians over the seeds are 5 and 6 epochs.
+    assert "shortest time to a test accuracy of 90.0% is **96 ms**: batch 256 on 2 ranks, 6 epochs of 16 ms." in text
+    assert "holds up to batch 256 and **breaks at batch 1024**: it does not reach 90.0%" in text
+    assert "against batch 64, which needs 5 epochs" in text
+    assert "On 1, 2 ranks accuracy and loss were the same to the last bit" in text
+    rows = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("|")]
+    assert [[cell.strip() for cell in row] for row in rows[2:5]] == [
+        ["64", "0.1", "0", "16", "5 (4 to 6)", "3 of 3", "91.00%", "reference"],
+        ["256", "0.4", "1", "4", "6 (5 to 7)", "3 of 3", "91.00%", "holds"],
+        ["1024", "1.6", "1", "1", "not reached", "0 of 3", "1.80%", "**breaks**"],
+    ]
+    assert ["64", "1", "8 ms", "128 ms", "640 ms", "1.00 times", "yes"] in [
+        [cell.strip() for cell in row] for row in rows
+    ]
+
+
+def test_the_report_tells_that_ranks_change_what_is_learned(tmp_path: Path, trainer: Trainer) -> None:
+    trainer.noise = lambda ranks: 1e-9 * ranks
+    run(tmp_path, trainer)
+    assert any("Ranks change what is learned" in sentence for sentence in sentences(tmp_path))
+
+
+def test_the_report_tells_that_no_batch_reached_the_target(tmp_path: Path) -> None:
+    run(tmp_path, Trainer(dict.fromkeys(EPOCHS, 99)))
+    assert sentences(tmp_path)[0].startswith("**No batch reached 90.0%**; the best test accuracy was 1.80%")
+
+
+def test_a_training_that_is_not_finite_is_a_result(tmp_path: Path, trainer: Trainer) -> None:
+    trainer.codes = {f"accuracy-batch-1024-ranks-2-threads-1-seed-{seed}": 3 for seed in (7, 8, 9)}
+    failed, said = run(tmp_path, trainer)
+    assert failed == []
+    assert "batch 1024, 2 ranks, seed 7: a loss or a gradient was not finite" in said
+    assert "**breaks at batch 1024**" in accuracy_section(tmp_path)
+
+
+def test_a_damaged_line_is_named(tmp_path: Path) -> None:
+    (tmp_path / "accuracy.jsonl").write_text('{"training": {}}\n')
+    with pytest.raises(ValueError, match=r"accuracy\.jsonl, line 1 is no training"):
+        read_results(tmp_path)
+
+
+def test_the_median_counts_a_seed_that_did_not_reach_the_target() -> None:
+    from launch.scaling.accuracy_report import Batch
+
+    training = finding(WANTED, CONFIG)[0]
+
+    def result(epochs: int) -> Result:
+        return Result(training, "", 1, tuple(float(epoch >= epochs) for epoch in range(1, 11)), (0.0,) * 10, 1.0, True)
+
+    assert Batch(64, (result(3), result(99), result(5)), 0.9).epochs == 5
+    assert Batch(64, (result(3), result(99), result(99)), 0.9).epochs is None
+    assert Batch(64, (result(3), result(99)), 0.9).epochs is None
