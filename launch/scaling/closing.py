@@ -2,41 +2,44 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 from launch.scaling.flags import MEANING, same_bits
 from launch.scaling.records import Measurement
 from launch.scaling.study import Study
 from launch.scaling.summary import Row, Series, summarise
-from launch.table import growing_table
 
-HEADINGS = ("ranks", "threads", "batch", "cores", "step ms", "spread", "samples/s", "speed-up", "efficiency", "flags")
-WIDTHS = (5, 7, 6, 5, 9, 6, 10, 8, 10, 5)
+HEADINGS = ("ranks", "batch", "cores", "step ms", "spread", "samples/s", "speed-up", "efficiency", "flags")
 
 
 def show_table(study: Study, measurements: Sequence[Measurement]) -> list[Series]:
     """Print the table, a part for each mode and number of threads; what it shows."""
     series = summarise(measurements, study.curves())
     for one in series:
-        print_line(f"{study.title}, {one.name}")
-        with growing_table(HEADINGS, WIDTHS) as table:
-            for row in one.rows:
-                table.add(_cells(row), is_good=not row.flags)
+        lines = aligned([HEADINGS, *(_cells(row) for row in one.rows)])
+        sys.stdout.write("\n".join([f"{study.title}, {one.name}", *lines]) + "\n")
+    sys.stdout.flush()
     return series
 
 
-def print_line(text: str) -> None:
-    """A line on standard output."""
-    import sys
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of columns as wide as need be, numbers to the right; the last column is of words.
 
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+    A terminal folds a line that is too long for it, where a table made for its width would leave columns out.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
+    lines = []
+    for *numbers, words in rows:
+        cells = [cell.rjust(width) for cell, width in zip(numbers, widths, strict=True)]
+        lines.append("  ".join([*cells, words]).rstrip())
+    return lines
 
 
 def _cells(row: Row) -> list[str]:
-    point, times = row.point, row.times
+    times = row.times
     return [
-        *(str(number) for number in (point.ranks, point.threads, point.batch, row.cores)),
+        *(str(number) for number in (row.point.ranks, row.point.batch, row.cores)),
         f"{times.step_ms:.4g}",
         f"{row.spread:.0%}" if row.repeats > 1 else "-",
         f"{times.samples_per_s:,.0f}",
