@@ -1,6 +1,6 @@
 """A program for any Python that has SimGrid: replays the buckets of a step as messages between simulated hosts.
 
-    python replay.py PLATFORM.xml < job.json      # prints the simulated seconds until all sums are done, as JSON
+    python replay.py PLATFORM.xml JOB.json      # prints the simulated seconds until all ranks have all sums
 
 It imports nothing of this package, since SimGrid may be installed for another Python (Debian's), and makes one engine,
 of which a process can have no second one. The job has:
@@ -18,6 +18,7 @@ communication operations in MPICH", IJHPCA 19(1), 2005.
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from collections.abc import Iterator
@@ -98,7 +99,7 @@ def _whole(members: int, num_bytes: float) -> Iterator[tuple[int, float, bool]]:
 
 def run(platform: str, job: dict[str, Any]) -> float:
     """Simulate a job on a platform; the seconds until the last rank has all sums."""
-    import simgrid
+    simgrid: Any = importlib.import_module("simgrid")
 
     engine = simgrid.Engine(["replay", "--log=root.thresh:critical", *(f"--cfg={setting}" for setting in SETTINGS)])
     engine.load_platform(platform)
@@ -149,4 +150,5 @@ def _swap(simgrid: Any, rank: int, exchange: Exchange) -> None:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(run(sys.argv[1], json.load(sys.stdin))) + "\n")
+    with open(sys.argv[2], encoding="utf-8") as file:
+        sys.stdout.write(f"{run(sys.argv[1], json.load(file))!r}\n")
