@@ -84,7 +84,8 @@ class GlobalGradient:
                 self._accumulate(sweep, number, number == len(sweeps) - 1, timers)
             with timers.phase("comm"):
                 self._reduce(timers, agreement)
-            verdict = self.scales.judge(self.largest)
+            with timers.phase("update"):
+                verdict = self.scales.judge(self.largest)
             if verdict is not Verdict.REPEAT:
                 return verdict is Verdict.USE
             self.scales.adapt(self.largest, at_once=True)

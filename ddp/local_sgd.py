@@ -64,7 +64,8 @@ class LocalSGD:
         if is_finite and samples:
             self._samples += samples
             self.grad_norm = self.update.step(lr, factor / samples, timers)
-            self.gradient.accept()
+            with timers.phase("update"):
+                self.gradient.accept()
         return self.average(timers, agreement) if averages else True
 
     def average(self, timers: PhaseTimers, agreement: Agreement) -> bool:

@@ -221,8 +221,9 @@ class Trainer:
     def _sgd_step(self) -> None:
         """Gather, forward, backward, reduce, update."""
         epoch, step_in_epoch = divmod(self.step, self.steps_per_epoch)
-        indices = self.sampler.global_batch(epoch, step_in_epoch)
-        sweeps, self.lr = self._sweeps(indices), self._learning_rate()
+        with self.timers.phase("data"):
+            indices = self.sampler.global_batch(epoch, step_in_epoch)
+            sweeps, self.lr = self._sweeps(indices), self._learning_rate()
         is_mean = self.config.loss.reduction == "mean"
         if self.local is not None:
             factor, averages = 1 if is_mean else len(indices), self._is_synced(self.step + 1)
@@ -230,7 +231,8 @@ class Trainer:
             self.grad_norm = self.local.grad_norm
         elif is_finite := self.gradient.compute(sweeps, self.timers, self.agreement):
             self.grad_norm = self.update.step(self.lr, 1 / len(indices) if is_mean else 1.0, self.timers)
-            self.gradient.accept()
+            with self.timers.phase("update"):
+                self.gradient.accept()
         if not is_finite:
             self.grad_norm = math.nan
             which = f"step {self.step + 1}" if self.local is None else f"a step after step {self.synced_step}"

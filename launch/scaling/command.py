@@ -135,6 +135,7 @@ def _checked_networks(file: str | None) -> str:
 def _carry_out(session: Session, options: argparse.Namespace) -> int:
     from launch.scaling import submit
     from launch.scaling.runs import RunFailed
+    from launch.scaling.simulate import simulate_study
 
     if options.submit:
         return submit.submit(session, options)
@@ -147,6 +148,7 @@ def _carry_out(session: Session, options: argparse.Namespace) -> int:
         say(f"error: the first run, a trial, failed: {failure}; its last lines:\n{failure.tail}")
         return EXIT_INCOMPLETE
     _make_all(session)
+    simulate_study(session.folder, say)
     return close(session.folder, session.study, session.measurements)
 
 
@@ -208,10 +210,12 @@ def _report(folder: Path) -> int:
     from launch.scaling import submit
     from launch.scaling.records import read_measurements
     from launch.scaling.session import POINTS
+    from launch.scaling.simulate import simulate_study
     from launch.scaling.study import read_study
 
     study = read_study(folder)
     submit.collect(folder)
+    simulate_study(folder, say)
     try:
         return close(folder, study, read_measurements(folder / POINTS))
     except ValueError as error:

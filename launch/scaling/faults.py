@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from launch.scaling.flags import BOUND, BUSY, IDLE, NOISY, ONE_MACHINE, OVERSUBSCRIBED, SMT
+from launch.scaling.flags import BOUND, BUSY, IDLE, MEANING, NOISY, ONE_MACHINE, OVERSUBSCRIBED, SMT
 from launch.scaling.records import Measurement, Point
 from launch.scaling.summary import Row, Series
 from launch.scaling.tables import milliseconds, percent
@@ -68,25 +68,35 @@ def _rows(series: Sequence[Series]) -> list[Row]:
 
 
 def _imbalance(rows: Sequence[Row], runs: dict[Point, list[Measurement]]) -> list[Fault]:
-    """Waiting: a slow rank once, with all the points in which it is; else each point that waits much."""
-    by_culprit: defaultdict[str, list[tuple[float, Row, float]]] = defaultdict(list)
-    faults = []
+    """Waiting, by its cause: a rank that is slow, parts of several sizes, or neither."""
+    by_rank: defaultdict[str, list[Waiting]] = defaultdict(list)
+    uneven_parts, disturbed = [], []
     for row in rows:
-        waiting = row.times.phases_ms["wait"] / row.times.step_ms
-        if waiting < WAITING:
-            continue
-        uneven = unevenness(row.point)
         rank, part = slowest_rank(runs[row.point])
-        if uneven > UNEVEN and waiting < 1 - 1 / uneven + WAITING:
-            faults.append((waiting, _uneven_parts(row, waiting, uneven)))
+        waiting = Waiting(row, row.times.phases_ms["wait"] / row.times.step_ms, part)
+        uneven = unevenness(row.point)
+        if waiting.share < WAITING:
+            continue
+        if uneven > UNEVEN and waiting.share < 1 - 1 / uneven + WAITING:
+            uneven_parts.append(waiting)
         elif part >= STEADY:
             host = row.hosts[rank] if rank < len(row.hosts) else "an unknown host"
-            by_culprit[f"rank {rank} on {host}"].append((waiting, row, part))
+            by_rank[f"rank {rank} on {host}"].append(waiting)
         else:
-            faults.append((waiting, _disturbed(row, waiting)))
-    for name, found in by_culprit.items():
-        faults.append((max(found, key=lambda entry: entry[0])[0], _slow_rank(name, found)))
-    return [fault for _, fault in sorted(faults, key=lambda entry: -entry[0])]
+            disturbed.append(waiting)
+    slow = [_slow_rank(name, found) for name, found in by_rank.items()]
+    return slow + [_uneven_parts(each) for each in uneven_parts] + ([_disturbance(disturbed)] if disturbed else [])
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A point at which ranks wait for the slowest."""
+
+    row: Row
+    share: float
+    """Of the step."""
+    steady: float
+    """The part of the records in which the same rank was the slowest."""
 
 
 def slowest_rank(repeats: Sequence[Measurement]) -> tuple[int, float]:
@@ -99,35 +109,38 @@ def slowest_rank(repeats: Sequence[Measurement]) -> tuple[int, float]:
     return int(rank), parts[rank]
 
 
-def _slow_rank(name: str, found: Sequence[tuple[float, Row, float]]) -> Fault:
-    waiting, row, part = max(found, key=lambda entry: entry[0])
-    lost_ms = row.times.phases_ms["wait"]
+def _slow_rank(name: str, found: Sequence[Waiting]) -> Fault:
+    worst = max(found, key=lambda waiting: waiting.share)
     others = f", and at {count(len(found) - 1, 'other point')}" if len(found) > 1 else ""
     return Fault(
         "imbalance",
-        f"{name} is slow: at {describe(row.point)}{others}. There it is the slowest in {percent(part)} of the"
-        f" records, and the ranks wait for it {milliseconds(lost_ms)} ms of each step, {percent(waiting)} of it.",
+        f"{name} is slow: at {describe(worst.row.point)}{others}. There it is the slowest in {percent(worst.steady)} of"
+        f" the records, and the ranks wait for it {milliseconds(worst.row.times.phases_ms['wait'])} ms of each step,"
+        f" {percent(worst.share)} of it.",
         "See what else runs on its cores (`top`, `ps -eLo psr,pcpu,comm`), how the ranks are bound (`--bind core`), the"
         " clock of that host; or leave the host out.",
     )
 
 
-def _disturbed(row: Row, waiting: float) -> Fault:
+def _disturbance(found: Sequence[Waiting]) -> Fault:
+    where = "; ".join(
+        f"{percent(waiting.share)} of the step at {describe(waiting.row.point)}"
+        for waiting in sorted(found, key=lambda waiting: -waiting.share)
+    )
     return Fault(
         "disturbance",
-        f"At {describe(row.point)} the ranks wait for each other for {percent(waiting)} of the step, now for this"
-        " one, now for that one: no rank is always the slowest.",
+        f"The ranks wait for each other, now for this one, now for that one (no rank is always the slowest): {where}.",
         "Other processes on these cores, or more threads than cores, do this: see the flags, and use an idle machine.",
     )
 
 
-def _uneven_parts(row: Row, waiting: float, uneven: float) -> Fault:
-    point = row.point
+def _uneven_parts(waiting: Waiting) -> Fault:
+    point = waiting.row.point
     return Fault(
         "uneven parts",
         f"At {describe(point)} the batch is cut into {point.shards} shards, which {count(point.ranks, 'rank')} cannot"
-        f" share evenly: the first has {percent(uneven - 1)} more samples than the mean, and the ranks wait for "
-        f"{percent(waiting)} of the step.",
+        f" share evenly: the first has {percent(unevenness(point) - 1)} more samples than the mean, and the ranks wait"
+        f" for {percent(waiting.share)} of the step.",
         f"Give `--batch.shards` as a multiple of {point.ranks}, or use numbers of ranks that divide it.",
     )
 
@@ -153,13 +166,20 @@ ADVICE = {
 
 
 def _flags(rows: Sequence[Row]) -> list[Fault]:
-    """A fault for each kind of flag."""
-    by_name: defaultdict[str, list[tuple[Row, str]]] = defaultdict(list)
+    """A fault for each kind of flag: what it means, and where; points of which the same is said, together."""
+    by_name: defaultdict[str, dict[str, list[str]]] = defaultdict(dict)
     for row in rows:
         for flag in row.flags:
-            by_name[flag.name].append((row, flag.text))
+            by_name[flag.name].setdefault(flag.text, []).append(describe(row.point))
     faults = []
-    for name, found in by_name.items():
-        where = "; ".join(f"{describe(row.point)}: {text}" for row, text in found)
-        faults.append(Fault(name, f"{where}.", ADVICE.get(name, "Do not trust these points.")))
+    for name, texts in by_name.items():
+        where = "; ".join(f"{text} (at {', '.join(points)})" for text, points in texts.items())
+        meaning = MEANING.get(name, name)
+        faults.append(
+            Fault(name, f"{_capital(meaning)}. {_capital(where)}.", ADVICE.get(name, "Distrust these points."))
+        )
     return faults
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

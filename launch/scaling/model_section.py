@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from launch.scaling.predict import BAND, PRESENT, Band, Check, Constant, Prediction, Predictions
 from launch.scaling.tables import markdown_table, milliseconds, percent
 
+LEAST = 1e-6
+"""A constant below this is 0: its unit is such that it would not be seen."""
+
 
 def model_section(predictions: Predictions) -> str:
     """Markdown, without its heading."""
@@ -24,7 +27,7 @@ def answers(predictions: Predictions) -> str:
 def notes(predictions: Predictions) -> str:
     """What is assumed and what is missing, and the networks."""
     networks = [
-        f"{network.name}: {network.gbit_per_s:g} Gbit/s a link, {network.latency_us:g} us"
+        f"{network.name}: {network.gbit_per_s:g} Gbit/s a link, {network.latency_us:g} µs"
         + (f", {network.ranks_per_node} ranks a node" if network.ranks_per_node else "")
         for network in predictions.networks
     ]
@@ -39,9 +42,10 @@ def prediction_tables(predictions: Predictions) -> str:
     parts = []
     names = [PRESENT, *(network.name for network in predictions.networks)]
     for mode, threads in dict.fromkeys((row.mode, row.threads) for row in predictions.rows):
-        rows = [_prediction(row) for name in names for row in predictions.best(name, mode, threads)]
-        headings = ["network", "ranks", "batch", "best reducer", f"step, ms ({percent(BAND)} band)", "exposed comm, ms"]
-        headings += ["hidden comm, ms", "samples/s", f"efficiency ({percent(BAND)} band)", "leave-one-out error"]
+        rows = [_prediction(row) for name in names for row in predictions.best(name, mode, threads) if _is_told(row)]
+        bands = f"{percent(BAND)} band"
+        headings = ["network", "ranks", "batch", "best reducer", f"step, ms ({bands})", "leave-one-out error"]
+        headings += [f"efficiency ({bands})", f"exposed comm, ms ({bands})", "hidden comm, ms"]
         parts.append(
             f"### Predicted: {mode} scaling, threads a rank: {threads}\n\n{markdown_table(headings, rows, left=[0, 3])}"
         )
@@ -54,6 +58,13 @@ def prediction_tables(predictions: Predictions) -> str:
     return "\n\n".join(parts)
 
 
+def _is_told(row: Prediction) -> bool:
+    """Not each doubling of what was never measured; and one rank has no network. The JSON file has all."""
+    if row.ranks == 1:
+        return row.network == PRESENT
+    return not row.is_extrapolated or row.ranks.bit_length() % 2 == 1
+
+
 def _prediction(row: Prediction) -> list[str]:
     return [
         row.network,
@@ -61,11 +72,10 @@ def _prediction(row: Prediction) -> list[str]:
         str(row.batch),
         row.reducer,
         _band(row.step_ms),
+        _error(row.error),
+        f"{percent(row.efficiency.value)} ({percent(row.efficiency.low)} to {percent(row.efficiency.high)})",
         _band(row.comm_ms),
         milliseconds(row.hidden_ms),
-        f"{row.samples_per_s:,.0f}",
-        f"{percent(row.efficiency.value)} ({100 * row.efficiency.low:.0f} to {100 * row.efficiency.high:.0f})",
-        _error(row.error),
     ]
 
 
@@ -92,12 +102,17 @@ def checks_table(checks: Sequence[Check]) -> str:
     return f"### Measured against predicted\n\n{markdown_table(headings, rows, left=[0, 1, 4])}"
 
 
+def _number(value: float) -> str:
+    """Three digits; what is nothing in its unit is 0."""
+    return f"{value:.3g}" if abs(value) >= LEAST else "0"
+
+
 def constants_table(constants: Sequence[Constant]) -> str:
     """The fitted numbers."""
     if not constants:
         return ""
     rows = [
-        [each.name, f"{each.value:.3g}", f"{each.low:.3g} to {each.high:.3g}", each.unit, each.meaning]
+        [each.name, _number(each.value), f"{_number(each.low)} to {_number(each.high)}", each.unit, each.meaning]
         for each in constants
     ]
     headings = ["constant", "value", f"{percent(BAND)} band", "unit", "meaning"]

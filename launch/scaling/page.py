@@ -17,7 +17,7 @@ STYLE = """
 }
 @media print { :root { color-scheme: light; --paper: #ffffff; --ink: #000000; --tint: #ffffff; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1rem; max-width: 62rem; background: var(--paper); color: var(--ink);
+body { margin: 0 auto; padding: 1rem; max-width: 70rem; background: var(--paper); color: var(--ink);
   font: 16px/1.5 system-ui, sans-serif; overflow-wrap: break-word; }
 h1, h2, h3 { line-height: 1.2; margin: 1.8em 0 .5em; }
 h1 { margin-top: .5em; }
@@ -62,7 +62,13 @@ def render_page(markdown: str, plots: Mapping[str, Plot], title: str) -> str:
         plot = plots[tokens[index].attrs["src"]]
         return f"<figure>{inline_svg(plot)}<figcaption>{html.escape(plot.caption)}</figcaption></figure>"
 
+    def heading(renderer: Any, tokens: Any, index: int, options: Any, environment: Any) -> str:
+        if tokens[index].tag == "h2":
+            tokens[index].attrSet("id", anchor(tokens[index + 1].content))
+        return str(renderer.renderToken(tokens, index, options, environment))
+
     parser.add_render_rule("image", image)
+    parser.add_render_rule("heading_open", heading)
     body = parser.render(markdown)
     # A figure is no text, and a wide table scrolls by itself.
     body = re.sub(r"<p>(<figure>.*?</figure>)</p>", r"\1", body, flags=re.DOTALL)
@@ -73,6 +79,11 @@ def render_page(markdown: str, plots: Mapping[str, Plot], title: str) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{body}</body>\n</html>\n"
     )
+
+
+def anchor(heading: str) -> str:
+    """What a link to a heading is called, here as on code-hosting sites."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
 def inline_svg(plot: Plot) -> str:

@@ -145,7 +145,7 @@ def draw_step_time(series: Sequence[Series], marks: Marks) -> Plot:
             bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
         _name_bars(axes, rows, marks)
 
-    with _figure(_each(series), panel, "step, ms", share=False, legend="below") as figure:
+    with _figure(_each(series), panel, "step, ms", bars=True) as figure:
         return _plot(figure, "step-time", "Where the time of a step goes, means over the ranks; hatched: doubtful.")
 
 
@@ -167,7 +167,7 @@ def draw_factors(series: Sequence[Series], marks: Marks) -> Plot:
         axes.axhline(1, color=GREY, linestyle=":")
         _name_bars(axes, rows, marks)
 
-    with _figure(_each(series), panel, "factor of the efficiency", legend="below") as figure:
+    with _figure(_each(series), panel, "factor of the efficiency", bars=True) as figure:
         return _plot(
             figure, "factors", "What the efficiency is the product of: the shortest bar costs most; hatched: doubtful."
         )
@@ -192,31 +192,37 @@ def _figure(
     label: str,
     *,
     columns: int = 2,
-    share: bool = True,
-    legend: str = "inside",
+    bars: bool = False,
 ) -> Iterator[Figure]:
     """A figure with a panel for each group, in the style of all; matplotlib's own settings stay as they are."""
-    with figure_of(len(panels), columns, share) as (figure, all_axes):
+    with figure_of(len(panels), columns, share=not bars) as (figure, all_axes):
         for number, (axes, (title, members)) in enumerate(zip(all_axes, panels, strict=True)):
             draw(axes, members)
             axes.set_title(title)
-            if number % columns == 0 or not share:
+            if number % columns == 0 or bars:
                 axes.set_ylabel(label)
             axes.set_xlabel("ranks (P)")
-            if legend == "inside":
-                ranks = sorted({row.point.ranks for one in members for row in one.rows})
-                rank_axis(axes, ranks)
+            if not bars:
+                rank_axis(axes, sorted({row.point.ranks for one in members for row in one.rows}))
                 if any(row.is_doubtful for one in members for row in one.rows):
                     axes.plot([], [], marker="o", color=GREY, markerfacecolor=PAPER, linestyle="--", label=DOUBTFUL)
-                axes.legend(loc="best")
-        if legend == "below":
-            handles, labels = all_axes[0].get_legend_handles_labels()
-            figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 7), handlelength=1.2)
+        legend_below(figure, all_axes)
         yield figure
 
 
+def legend_below(figure: Figure, all_axes: Sequence[Axes]) -> None:
+    """One legend for all panels, where it covers nothing."""
+    entries: dict[str, Any] = {}
+    for axes in all_axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    columns = min(len(entries), 7 if max(map(len, entries)) < 14 else 3)
+    legend: Any = figure.legend  # whose annotation does not know the places outside
+    legend(list(entries.values()), list(entries), loc="outside lower center", ncols=columns, handlelength=1.6)
+
+
 @contextmanager
-def figure_of(panels: int, columns: int = 2, share: bool = True) -> Iterator[tuple[Figure, list[Axes]]]:
+def figure_of(panels: int, columns: int = 2, *, share: bool = True) -> Iterator[tuple[Figure, list[Axes]]]:
     """An empty figure in the style of all, with so many panels."""
     import matplotlib
     from matplotlib.figure import Figure

@@ -14,6 +14,7 @@ from launch.scaling.plots import (
     PAPER,
     Plot,
     figure_of,
+    legend_below,
     plain_numbers,
     rank_axis,
     svg_of,
@@ -54,7 +55,7 @@ def draw_checks(checks: Sequence[Check]) -> Plot:
         plain_numbers(axes.xaxis, (1, 2, 5))
         plain_numbers(axes.yaxis, (1, 2, 5))
         axes.set(xlabel="measured, ms", ylabel="predicted without these ranks, ms")
-        axes.legend(loc="upper left", fontsize=7)
+        legend_below(figure, [axes])
         caption = "Predicted against measured: each number of ranks (beside its mark) by a model fitted without it."
         return Plot("predicted-measured", caption, svg_of(figure))
 
@@ -88,7 +89,7 @@ def draw_outlook(predictions: Predictions, series: Sequence[Series]) -> Plot:
             axes.set(title=f"{mode} scaling", xlabel="ranks (P)", ylim=(0, None))
         panels[0].set_ylabel("efficiency of the best reducer, %")
         panels[0].plot([], [], "o", color=INK, label="measured (hollow: doubtful)")
-        panels[0].legend(loc="best", fontsize=7)
+        legend_below(figure, panels)
         caption = (
             f"Predicted efficiency of the best reducer, with {percent(BAND)} bands of the repeats; dots: measured."
         )

@@ -1,6 +1,6 @@
 """A program for any Python that has SimGrid: replays the buckets of a step as messages between simulated hosts.
 
-    python replay.py PLATFORM.xml < job.json      # prints the simulated seconds until all sums are done, as JSON
+    python replay.py PLATFORM.xml JOB.json      # prints the simulated seconds until all ranks have all sums
 
 It imports nothing of this package, since SimGrid may be installed for another Python (Debian's), and makes one engine,
 of which a process can have no second one. The job has:
@@ -150,4 +150,5 @@ def _swap(simgrid: Any, rank: int, exchange: Exchange) -> None:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(run(sys.argv[1], json.load(sys.stdin))) + "\n")
+    with open(sys.argv[2], encoding="utf-8") as file:
+        sys.stdout.write(f"{run(sys.argv[1], json.load(file))!r}\n")

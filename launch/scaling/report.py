@@ -11,15 +11,17 @@ from typing import Any
 
 from launch.errors import UsageError
 from launch.scaling import plots as drawing
+from launch.scaling.accuracy_report import accuracy_section
 from launch.scaling.faults import Fault, find_faults
 from launch.scaling.flags import Bits, same_bits
 from launch.scaling.model_section import model_section
 from launch.scaling.networks import NETWORKS, read_networks
-from launch.scaling.page import render_page
+from launch.scaling.page import anchor, render_page
 from launch.scaling.plots import Plot
 from launch.scaling.predict import Predictions, predict_study
 from launch.scaling.prediction_plots import draw_predictions
 from launch.scaling.records import Measurement, read_measurements
+from launch.scaling.simulate import simulation_section
 from launch.scaling.study import Study, read_study
 from launch.scaling.summary import CONFIDENCE, Row, Series, summarise
 from launch.scaling.tables import Marks, factors_table, markdown_table, phases_table, points_csv, points_table
@@ -27,6 +29,8 @@ from launch.scaling.words import baseline_rule, summary
 from launch.wording import count
 
 POINTS = "points.jsonl"
+FIRST = 4
+"""Sections before the contents: title, what was studied, the summary, the baseline."""
 FILES = ("report.html", "report.md", "report.json", "points.csv")
 NO_PLOTS = "There are no plots, since matplotlib is not installed: `pip install 'ddp-sgd[plot]'`, then `{command}`."
 
@@ -81,16 +85,16 @@ def write_report(folder: Path) -> list[Path]:
     findings = find_out(folder)
     text = render_markdown(findings)
     by_file = {f"plots/{plot.name}.svg": plot for plot in findings.plots}
-    contents = (
+    texts = (
         render_page(text, by_file, findings.title),
         text,
         json.dumps(as_json(findings), indent=1) + "\n",
         points_csv(findings.series),
     )
-    files = dict(zip(FILES, contents, strict=True))
+    files = dict(zip(FILES, texts, strict=True))
     try:
-        for name, content in files.items():
-            (folder / name).write_text(content, encoding="utf-8")
+        for name, each in files.items():
+            (folder / name).write_text(each, encoding="utf-8")
         pictures = drawing.save(findings.plots, folder / "plots") if findings.plots else []
     except OSError as error:
         raise UsageError(
@@ -147,20 +151,36 @@ def render_markdown(findings: Findings) -> str:
         sections += ["## Time, factors and throughput", *_pictures(findings, *names)]
     sections += ["## Model and predictions", model_section(findings.predictions)]
     sections += _pictures(findings, "predicted-measured", "predicted-efficiency")
+    if simulation := simulation_section(findings.folder).strip():
+        sections += ["### Simulated networks", simulation]
+    sections.append(accuracy_section(findings.folder).strip())
     sections += ["## How to read this", READING, "## Machine and software", machine_table(findings.measurements)]
     sections += ["## To repeat it", commands(findings)]
-    return "\n\n".join(section for section in sections if section) + "\n"
+    sections = [section for section in sections if section]
+    sections.insert(FIRST, contents(sections[FIRST:]))
+    return "\n\n".join(sections) + "\n"
+
+
+def contents(sections: Sequence[str]) -> str:
+    """A link to each heading, in a line."""
+    headings = [line[3:] for section in sections for line in section.splitlines() if line.startswith("## ")]
+    return " | ".join(f"[{heading}](#{anchor(heading)})" for heading in headings)
 
 
 def headline(findings: Findings) -> str:
     """What was studied, in a sentence or two."""
     study, settings = findings.study, findings.study.settings
-    ranks, threads = (", ".join(map(str, numbers)) for numbers in (settings.ranks, settings.threads))
     return (
-        f"{study.title}, batch {study.batch} in {study.shards} logical shards; {ranks} ranks x {threads} threads,"
-        f" mode {settings.mode}, {count(settings.repeats, 'repeat')} of {count(study.steps, 'step')} in an order drawn"
-        f" anew each round (seed {settings.seed}), begun {study.started_at or 'at an unknown time'} (UTC)."
+        f"{study.title}, batch {study.batch} in {study.shards} logical shards; {_numbers('rank', settings.ranks)},"
+        f" {_numbers('thread', settings.threads)} each; mode {settings.mode}, {count(settings.repeats, 'repeat')} of"
+        f" {count(study.steps, 'step')} in an order drawn anew each round (seed {settings.seed}); begun"
+        f" {study.started_at or 'at an unknown time'} (UTC)."
     )
+
+
+def _numbers(noun: str, numbers: Sequence[int]) -> str:
+    """`1 rank`, `1, 2, 4 ranks`."""
+    return f"{', '.join(map(str, numbers))} {noun}{'' if tuple(numbers) == (1,) else 's'}"
 
 
 def fault_list(faults: Sequence[Fault]) -> str:

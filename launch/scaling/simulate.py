@@ -7,45 +7,26 @@ one runs `replay.py`.
 
 from __future__ import annotations
 
-import functools
+import itertools
 import json
-import os
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from launch.scaling import algorithms, platforms, replay
+from launch.scaling import algorithms, platforms
+from launch.scaling.collectives import read_collectives
 from launch.scaling.networks import NETWORKS, Network
-from launch.scaling.schedule import BucketSchedule, load
+from launch.scaling.schedule import BucketSchedule, load, read_trace
+from launch.scaling.simulator import MISSING, Case, SimulationError, find_python, simulate
 
 RESULTS = "simulation.json"
-VARIABLE = "DDP_SIMGRID_PYTHON"
-"""Names the Python that has SimGrid, if it is another than these."""
-PYTHONS = (sys.executable, "/usr/bin/python3")
 RANKS = (16, 64, 256, 512)
 ANALYTIC: dict[str, algorithms.Algorithm] = {"halving": algorithms.halving, "ring": algorithms.ring}
 """By name, the algorithms that are compared, as the analytic model has them."""
-HOP_S = 5e-7
-"""What a link and the switch at its end add to a message's latency; assumed."""
-MOST_ROUNDS = 8
-"""Of a ring that are simulated; the others are like them."""
 NETWORK = next(network for network in NETWORKS if network.gbit_per_s == 10)
-LIMIT_S = 300.0
-"""For one step."""
 BUDGET_S = 90.0
 """After so many seconds no larger number of ranks is begun."""
-MISSING = (
-    "SimGrid is not installed, so the analytic model was not checked by simulation: "
-    "`apt-get install python3-simgrid` or `pip install simgrid`, then make the report anew."
-)
-
-
-class SimulationError(RuntimeError):
-    """The simulator is not there or failed: one line that says so."""
 
 
 @dataclass(frozen=True)
@@ -66,75 +47,13 @@ class Comparison:
         return self.simulated_ms / self.analytic_ms - 1 if self.analytic_ms > 0 else float("nan")
 
 
-@functools.cache
-def find_python() -> str | None:
-    """The Python that has SimGrid; None if none has."""
-    for python in (os.environ.get(VARIABLE), *PYTHONS):
-        if python and Path(python).exists():
-            asked = subprocess.run([python, "-c", "import simgrid"], capture_output=True, check=False)
-            if asked.returncode == 0:
-                return python
-    return None
-
-
-def replay_step(
-    schedule: BucketSchedule,
-    ranks: int,
-    bandwidth: float,
-    latency: float,
-    topology: str,
-    algorithm: str,
-    *,
-    gamma: float = 0.0,
-    most_rounds: int = MOST_ROUNDS,
-) -> float:
-    """Simulate a step; the seconds from the end of its backward pass until all ranks have all sums.
-
-    Args:
-        schedule: the buckets, and the backward pass.
-        ranks: one a host.
-        bandwidth: bytes a second of each link.
-        latency: seconds of a message between hosts of one switch; others take HOP_S more for each further link.
-        topology: a key of `platforms.TOPOLOGIES`.
-        algorithm: a key of `replay.ALGORITHMS`.
-        gamma: seconds to add a byte.
-        most_rounds: see MOST_ROUNDS.
-
-    Raises:
-        SimulationError: if SimGrid is not there or fails.
-    """
-    python = find_python()
-    if python is None:
-        raise SimulationError(MISSING)
-    hop_s = min(HOP_S, latency / 2)
-    job = {
-        "ranks": ranks,
-        "algorithm": algorithm,
-        "buckets": [(bucket.ready * schedule.backward_s, bucket.num_bytes) for bucket in schedule.buckets],
-        "software_s": latency - 2 * hop_s,
-        "gamma": gamma,
-        "most_rounds": most_rounds,
-    }
-    with tempfile.TemporaryDirectory(prefix="ddp-simgrid-") as folder:
-        path = Path(folder) / "platform.xml"
-        path.write_text(platforms.platform(topology, ranks, bandwidth, hop_s), encoding="utf-8")
-        command = [python, str(Path(replay.__file__)), str(path)]
-        try:
-            done = subprocess.run(
-                command, input=json.dumps(job), capture_output=True, text=True, timeout=LIMIT_S, check=False
-            )
-        except subprocess.TimeoutExpired:
-            raise SimulationError(f"SimGrid took longer than {LIMIT_S:g} s for {ranks} ranks on a {topology}") from None
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise SimulationError(f"SimGrid failed for {ranks} ranks on a {topology}: {last}")
-    return max(0.0, float(json.loads(done.stdout)) - schedule.backward_s)
-
-
 def analytic_step(
     schedule: BucketSchedule, ranks: int, bandwidth: float, latency: float, algorithm: str, gamma: float = 0.0
 ) -> float:
-    """The same by the analytic model: rounds that all take their latency and their bytes, buckets one after another."""
+    """Exposed communication by the analytic model, in seconds; of a `simulator.Case` without its topology.
+
+    Rounds take their latency and their bytes, whoever else sends; buckets go one after another.
+    """
     costs = [
         [(each.times * latency, each.times * (each.sent / bandwidth + each.added * gamma)) for each in rounds]
         for rounds in (ANALYTIC[algorithm](ranks, bucket.num_bytes) for bucket in schedule.buckets)
@@ -171,14 +90,16 @@ def compare(
     for number in sorted(ranks):
         if time.monotonic() > deadline:
             break
-        say(f"simulating {number} ranks in SimGrid")
-        for network in networks:
-            link = 1 / network.seconds_per_byte, network.latency_s
-            for algorithm in ANALYTIC:
-                analytic = analytic_step(schedule, number, *link, algorithm, gamma) * 1e3
-                for topology in platforms.TOPOLOGIES:
-                    simulated = replay_step(schedule, number, *link, topology, algorithm, gamma=gamma) * 1e3
-                    rows.append(Comparison(network.name, algorithm, number, topology, analytic, simulated))
+        say(f"simulating {number} ranks in SimGrid, to check the model")
+        choices = list(itertools.product(networks, ANALYTIC, platforms.TOPOLOGIES))
+        cases = [
+            Case(schedule, number, 1 / network.seconds_per_byte, network.latency_s, topology, algorithm, gamma)
+            for network, algorithm, topology in choices
+        ]
+        for case, (network, _, _), seconds in zip(cases, choices, simulate(cases), strict=True):
+            analytic = analytic_step(schedule, number, case.bandwidth, case.latency, case.algorithm, gamma)
+            made = network.name, case.algorithm, number, case.topology
+            rows.append(Comparison(*made, analytic * 1e3, seconds * 1e3))
     return rows
 
 
@@ -190,12 +111,20 @@ def simulate_study(folder: Path, say: Callable[[str], object]) -> None:
     """
     if (folder / RESULTS).exists() or find_python() is None:
         return
-    schedules = sorted(folder.glob("schedule-threads-*.json"))
     try:
-        if schedules:
-            write_comparison(folder, compare(load(schedules[0]), [NETWORK], say=say))
+        schedule = _schedule(folder)
+        if schedule is not None:
+            write_comparison(folder, compare(schedule, [NETWORK], say=say))
     except (SimulationError, ValueError) as error:
         say(f"warning: {error}: the model is not checked by simulation")
+
+
+def _schedule(folder: Path) -> BucketSchedule | None:
+    """That of a study with the fewest threads; None if it has none."""
+    if known := sorted(folder.glob("schedule-threads-*.json")):
+        return load(known[0])
+    collectives, traces = read_collectives(folder), sorted(folder.glob("runs/trace-threads-*"))
+    return read_trace(traces[0], collectives[-1].buckets) if collectives and traces else None
 
 
 def write_comparison(folder: Path, rows: Sequence[Comparison]) -> None:

@@ -31,8 +31,8 @@ def _line(cells: Cells) -> str:
 
 
 def percent(value: float) -> str:
-    """A part of 1: `93 %`, and small ones `1.5 %`."""
-    return f"{100 * value:.1f} %" if abs(value) < 0.0995 and abs(value) >= 0.0005 else f"{100 * value:.0f} %"
+    """A part of 1: `93%`, and small ones `1.5%`."""
+    return f"{100 * value:.{1 if 0.0005 <= abs(value) < 0.0995 else 0}f}%"
 
 
 def milliseconds(value: float) -> str:
@@ -51,7 +51,7 @@ def between(interval: Interval, form: str = ".2f", scale: float = 1.0, unit: str
 
 def efficiency(row: Row) -> str:
     """In percent, with its interval."""
-    return between(row.efficiency, ".0f", 100, " %")
+    return between(row.efficiency, ".0f", 100, "%")
 
 
 class Marks:

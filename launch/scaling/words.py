@@ -23,7 +23,7 @@ def summary(study: Study, series: Sequence[Series], bits: Bits | None, missing: 
     lines = [f"**{_capital(one.name)}**: {best(one)} {where_it_falls(one)} {what_limits(one)}" for one in compared]
     lines += smaller_parts(compared)
     lines += ranks_or_threads(compared)
-    if not compared:
+    if not compared and study.curves():
         lines.append("There is nothing to compare yet: only the baseline, or nothing, was measured.")
     lines += same_bits_in_words(study, bits)
     lines += doubts(series)

@@ -39,9 +39,7 @@ def test_a_slow_rank_is_named_with_its_host_and_cost() -> None:
     assert fault.kind == "imbalance"
     step = sum(with_waiting(Point(4, 1, 64, 8)).values())
     assert "rank 2 on node2 is slow: at 4 ranks x 1 thread, batch 64, and at 1 other point" in fault.text
-    assert (
-        f"in 90 % of the records, and the ranks wait for it 3.00 ms of each step, {3 / step * 100:.0f} %" in fault.text
-    )
+    assert f"in 90% of the records, and the ranks wait for it 3.00 ms of each step, {3 / step:.0%}" in fault.text
 
 
 def test_ranks_that_are_slow_in_turn_are_not_blamed() -> None:
@@ -88,8 +86,8 @@ def test_unevenness(point: Point, expected: float) -> None:
 def test_flags_are_told_once_for_each_kind_with_all_their_points() -> None:
     (fault,) = faults(cores=1)
     assert fault.kind == "oversubscribed"
-    assert "2 ranks x 1 thread, batch 64: " in fault.text
-    assert "4 ranks x 1 thread, batch 64: " in fault.text
+    assert "(at 2 ranks x 1 thread, batch 64)" in fault.text
+    assert "(at 4 ranks x 1 thread, batch 64)" in fault.text
     assert "1 core for 4 threads" in fault.text
 
 

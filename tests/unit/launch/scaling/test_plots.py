@@ -14,6 +14,7 @@ from tests.unit.launch.scaling.made import made_runs, made_study
 
 pytest.importorskip("matplotlib")
 
+from launch.scaling.model_section import model_section
 from launch.scaling.networks import NETWORKS
 from launch.scaling.plots import INK, PAPER, Plot, draw_series, save
 from launch.scaling.prediction_plots import draw_predictions
@@ -83,6 +84,14 @@ def test_a_baseline_alone_has_its_step_only() -> None:
     study = made_study(ranks=(1,))
     assert [plot.name for plot in draw_series(summarise(made_runs(study), study.curves()))] == ["step-time"]
     assert draw_series([]) == []
+
+
+def test_the_leave_one_out_error_stands_beside_every_prediction() -> None:
+    text = model_section(made_predictions())
+    rows = [line for line in text.splitlines() if re.match(r"\| (as measured|\d+ Gbit/s) \|", line)]
+    assert len(rows) > 30
+    assert all("| 7.0% |" in row for row in rows)
+    assert {row.split("|")[2].strip() for row in rows} >= {"1", "2", "4", "16 *", "1024 *"}
 
 
 def test_predictions_are_drawn_where_there_are_some() -> None:

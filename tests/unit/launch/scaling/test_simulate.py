@@ -5,24 +5,26 @@ from __future__ import annotations
 import os
 import xml.etree.ElementTree as xml
 from collections import defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from launch.scaling import platforms, replay, simulate
+from launch.scaling import platforms, replay, simulate, simulator
 from launch.scaling.networks import Network
 from launch.scaling.schedule import Bucket, BucketSchedule, save
-from launch.scaling.simulate import SimulationError, analytic_step, replay_step
+from launch.scaling.simulate import analytic_step
+from launch.scaling.simulator import Case, SimulationError
 
-BANDWIDTH, LATENCY, GAMMA, HOP = 1e9, 2e-5, 1e-10, simulate.HOP_S
+BANDWIDTH, LATENCY, GAMMA, HOP = 1e9, 2e-5, 1e-10, simulator.HOP_S
 DEMANDED = "DDP_REQUIRE_SIMGRID"
 
 
 @pytest.fixture
 def simgrid() -> None:
     """Skips the test, or fails where nothing may be skipped."""
-    if simulate.find_python() is None:
+    if simulator.find_python() is None:
         if os.environ.get(DEMANDED):
             pytest.fail(f"{DEMANDED} is set, but no Python here has SimGrid")
         pytest.skip("no Python here has SimGrid")
@@ -36,6 +38,11 @@ def at_once(num_bytes: int) -> BucketSchedule:
 def buckets(backward_s: float, *ready: tuple[float, int]) -> BucketSchedule:
     """Each ready after some seconds, with its bytes."""
     return BucketSchedule(backward_s, tuple(Bucket(size, seconds / backward_s) for seconds, size in ready))
+
+
+def replay_step(*case: Any, **options: Any) -> float:
+    (seconds,) = simulator.simulate([Case(*case, **options)])
+    return seconds
 
 
 def heard(algorithm: str, ranks: int) -> list[set[int]]:
@@ -164,12 +171,12 @@ class TestSimGrid:
         assert all(abs(row.difference) < 1e-4 for row in alike)
 
     def test_what_simgrid_says_is_passed_on(self) -> None:
-        with pytest.raises(SimulationError, match="failed for 2 ranks on a fat tree"):
+        with pytest.raises(SimulationError, match="for 2 ranks on a fat tree, failed: "):
             replay_step(at_once(1), 2, -1.0, LATENCY, "fat tree", "ring")
 
 
 def test_without_simgrid_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(simulate, "find_python", lambda: None)
+    monkeypatch.setattr(simulator, "find_python", lambda: None)
     with pytest.raises(SimulationError, match=r"SimGrid is not installed.*apt-get install python3-simgrid"):
         replay_step(at_once(1), 2, BANDWIDTH, LATENCY, "fat tree", "ring")
 
@@ -192,7 +199,7 @@ def test_without_simulation_the_report_has_one_line_only_where_simgrid_is_missin
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(simulate, "find_python", lambda: None)
-    assert simulate.simulation_section(tmp_path) == simulate.MISSING + "\n"
+    assert simulate.simulation_section(tmp_path) == simulator.MISSING + "\n"
     monkeypatch.setattr(simulate, "find_python", lambda: "python")
     assert simulate.simulation_section(tmp_path) == ""
 
@@ -200,12 +207,12 @@ def test_without_simulation_the_report_has_one_line_only_where_simgrid_is_missin
 def test_a_study_is_simulated_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
-    def replayed(schedule: BucketSchedule, ranks: int, *_: object, **__: object) -> float:
-        asked.append(ranks)
-        return schedule.backward_s
+    def simulated(cases: Sequence[Case]) -> list[float]:
+        asked.extend(case.ranks for case in cases)
+        return [0.5] * len(cases)
 
     monkeypatch.setattr(simulate, "find_python", lambda: "python")
-    monkeypatch.setattr(simulate, "replay_step", replayed)
+    monkeypatch.setattr(simulate, "simulate", simulated)
     said: list[str] = []
     simulate.simulate_study(tmp_path, said.append)
     assert not said + asked  # there is no schedule
@@ -221,11 +228,11 @@ def test_a_study_is_simulated_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_simulation_that_fails_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object, **__: object) -> float:
+    def fail(_: Sequence[Case]) -> list[float]:
         raise SimulationError("SimGrid failed")
 
     monkeypatch.setattr(simulate, "find_python", lambda: "python")
-    monkeypatch.setattr(simulate, "replay_step", fail)
+    monkeypatch.setattr(simulate, "simulate", fail)
     save(buckets(0.5, (0.1, 1000)), tmp_path / "schedule-threads-1.json")
     said: list[str] = []
     simulate.simulate_study(tmp_path, said.append)

@@ -101,7 +101,7 @@ def sentences(study_mode: str = "both", **options: object) -> str:
 
 def test_the_summary_tells_what_limits() -> None:
     text = sentences()
-    assert "falls below 80 % between 2 and 4 ranks" in text
+    assert "falls below 80% between 2 and 4 ranks" in text
     assert "With 4 ranks most is lost by exposed communication (factor 0.78), then by data, update" in text
     assert "doubtful" not in text
     slow = sentences(phases=lambda p: usual_phases(p) | {"backward": usual_phases(p)["backward"] * p.ranks})
