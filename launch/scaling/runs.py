@@ -202,8 +202,12 @@ class Runner:
         sys.stderr.write(tail(text + said) + "\n")
         raise UsageError(f"the trainer shows no configuration but the lines above, with exit code {code}")
 
-    def train(self, name: str, ranks: int, threads: int, arguments: Sequence[str]) -> tuple[Recorded, dict[str, Any]]:
+    def train(
+        self, name: str, ranks: int, threads: int, arguments: Sequence[str], keeps_model: bool = False
+    ) -> tuple[Recorded, dict[str, Any]]:
         """Run the trainer; what it recorded, and `facts` for `measurement`.
+
+        Without `keeps_model` the trained model is removed: its digest is recorded.
 
         Raises:
             RunFailed: if it has not come to its end.
@@ -234,7 +238,8 @@ class Runner:
         except ValueError as error:
             raise RunFailed(str(error), tail(text)) from None
         facts["tensor_bytes"] = tensor_bytes(directory)
-        (directory / "model.safetensors").unlink()  # its digest is recorded
+        if not keeps_model:
+            (directory / "model.safetensors").unlink()
         shutil.rmtree(directory / "checkpoints", ignore_errors=True)
         return recorded, facts
 
@@ -254,7 +259,8 @@ class Runner:
         point = Point(1, threads, study.batch, study.shards)
         arguments = run_arguments(study, point, TRACE_STEPS, max(1, TRACE_STEPS // 4))
         name = f"trace-threads-{threads}"
-        self.train(name, 1, threads, [*arguments, "--output.trace", "true", "--comm.reducer", "bucketed"])
+        # `schedule` takes the layers' sizes from the model.
+        self.train(name, 1, threads, [*arguments, "--output.trace", "true", "--comm.reducer", "bucketed"], True)
         return self.folder / name
 
 

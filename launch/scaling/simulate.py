@@ -162,7 +162,11 @@ def simulation_section(folder: Path) -> str:
 def _cell(row: Comparison | None) -> str:
     if row is None:
         return "-"
-    return f"{row.simulated_ms:.3g}" + (f" ({row.difference:+.0%})" if row.difference == row.difference else "")
+    return f"{row.simulated_ms:.3g}" + (f" ({_percent(row.difference)})" if row.difference == row.difference else "")
+
+
+def _percent(part: float) -> str:
+    return f"{round(100 * part) or 0:+d} %"
 
 
 def _words(rows: Sequence[Comparison]) -> str:
@@ -171,7 +175,7 @@ def _words(rows: Sequence[Comparison]) -> str:
     for topology in dict.fromkeys(row.topology for row in rows):
         found = [row.difference for row in rows if row.topology == topology and row.difference == row.difference]
         if found:
-            parts.append(f"on a {topology} {min(found):+.0%} to {max(found):+.0%}")
+            parts.append(f"on a {topology} {_percent(min(found))} to {_percent(max(found))}")
     return (
         f"The same buckets as messages between hosts simulated by SimGrid, one rank a host, up to {most}, each with the"
         " batch of one rank (weak scaling), links as stated. Exposed communication differs from the analytic model"

@@ -36,6 +36,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write-failures", action="store_true", help="render docs/failures.md from what was measured")
 
 
+@pytest.fixture(autouse=True)
+def no_simulation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A study would simulate hundreds of hosts for half a minute where SimGrid is installed."""
+    monkeypatch.setenv("DDP_SIMGRID_PYTHON", "")
+
+
 @pytest.fixture(scope="session")
 def measured(request: pytest.FixtureRequest) -> Iterator[list[Row]]:
     """What came of the faults that were tried."""

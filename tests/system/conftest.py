@@ -14,6 +14,12 @@ from launch.flavours import Flavour
 from tests.system.jobs import TRAIN, Job, Start, mpirun_command
 
 
+@pytest.fixture(autouse=True)
+def no_simulation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A study would simulate hundreds of hosts for half a minute where SimGrid is installed."""
+    monkeypatch.setenv("DDP_SIMGRID_PYTHON", "")
+
+
 @pytest.fixture(scope="session")
 def flavour() -> Flavour:
     """The kind of mpirun that starts the MPI library of this Python."""

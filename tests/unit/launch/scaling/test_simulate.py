@@ -190,8 +190,8 @@ def test_the_report_has_a_row_for_each_network_algorithm_and_ranks(tmp_path: Pat
     simulate.write_comparison(tmp_path, rows)
     assert simulate.read_comparison(tmp_path) == rows
     text = simulate.simulation_section(tmp_path)
-    assert "on a fat tree +1% to +1%; on a dragonfly +30% to +30%" in text
-    assert "| 1 Gbit/s | halving | 16 | 10 | 10.1 (+1%) | 13 (+30%) |" in text
+    assert "on a fat tree +1 % to +1 %; on a dragonfly +30 % to +30 %" in text
+    assert "| 1 Gbit/s | halving | 16 | 10 | 10.1 (+1 %) | 13 (+30 %) |" in text
     assert "| 1 Gbit/s | ring | 64 | 0 | 1 | - |" in text
 
 
