@@ -1,7 +1,8 @@
 """The messages that make a collective, round by round, and which of them a library sends for which sum.
 
 Where the number of ranks is no power of two, some fold their part into a neighbour's first and get the result at the
-end: two more rounds of the whole buffer, which for a long one is most of the time.
+end: two more rounds of the whole buffer, which for a long one is most of the time. If an odd number of ranks folds, a
+neighbour's first partner has nothing to wait for, and sends to the same link at the same time.
 Sources: R. Thakur, R. Rabenseifner and W. Gropp, "Optimization of collective communication operations in MPICH",
 IJHPCA 19(1), 2005; the tables by which MPICH 5.0 (maint/tuning/coll) and Open MPI 5.0 (coll/tuned) choose.
 """
@@ -31,6 +32,8 @@ class Round:
     medium: Medium = "network"
     calls: int = 0
     """Calls of the library that begin here."""
+    one_way: bool = False
+    """Whether links are used in one direction only: another sum may use the other one meanwhile."""
 
 
 Schedule = tuple[Round, ...]
@@ -48,18 +51,23 @@ def rounds(ranks: int) -> int:
     return math.ceil(math.log2(ranks))
 
 
-def _folded(ranks: int, n: float, core: Callable[[int, float], list[Round]]) -> Schedule:
-    """A power of two of ranks does it, after the others have given it theirs and before they get the result."""
+def _folded(ranks: int, n: float, first: float, core: Callable[[int, float], list[Round]]) -> Schedule:
+    """A power of two of ranks does it, after the others have given it theirs and before they get the result.
+
+    `first`: bytes of the core's first message.
+    """
     power = power_below(ranks)
     rest = ranks - power
-    fold = [Round(n, rest * n, n)] if rest else []
-    unfold = [Round(n, rest * n)] if rest else []
-    return tuple([*fold, *core(power, n), *unfold])
+    if rest == 0:
+        return tuple(core(power, n))
+    beside = first if rest % 2 and power > 1 else 0.0
+    fold, unfold = Round(n + beside, rest * n, n, one_way=True), Round(n, rest * n, one_way=True)
+    return (fold, *core(power, n), unfold)
 
 
 def doubling(ranks: int, n: float) -> Schedule:
     """Everyone swaps all with a partner, again and again."""
-    return _folded(ranks, n, lambda power, n: [Round(n, power * n, n, rounds(power))] if power > 1 else [])
+    return _folded(ranks, n, n, lambda power, n: [Round(n, power * n, n, rounds(power))] if power > 1 else [])
 
 
 def halving(ranks: int, n: float) -> Schedule:
@@ -70,7 +78,7 @@ def halving(ranks: int, n: float) -> Schedule:
         down = [Round(size, power * size, size) for size in sizes]
         return down + [Round(size, power * size) for size in reversed(sizes)]
 
-    return _folded(ranks, n, core)
+    return _folded(ranks, n, n / 2, core)
 
 
 def ring(ranks: int, n: float) -> Schedule:

@@ -65,7 +65,7 @@ def crossing(rows: Sequence[Prediction]) -> int | None:
                 return row.ranks
             one, two = (each.comm_ms.value / each.compute_ms for each in (before, row))
             part = (1 - one) / (two - one)
-            return round(before.ranks * (row.ranks / before.ranks) ** part)
+            return round(before.ranks * float((row.ranks / before.ranks) ** part))
         before = row
     return None
 

@@ -234,13 +234,10 @@ def read_collectives(folder: Path) -> list[Collectives]:
 
 def _collectives(line: Mapping[str, Any]) -> Collectives:
     samples = tuple(Sample(one["what"], one["bytes"], tuple(one["seconds"])) for one in line["samples"])
-    return Collectives(
-        *(line[name] for name in ("ranks", "nodes", "threads")),
-        tuple(line["hosts"]),
-        *(line[name] for name in ("mpi_library", "piece_bytes", "report_bytes")),
-        *(tuple(line[name]) for name in ("tensors", "buckets", "links")),
-        samples=samples,
-    )
+    values: dict[str, Any] = {name: line[name] for name in ("ranks", "nodes", "threads", "mpi_library")}
+    values |= {name: line[name] for name in ("piece_bytes", "report_bytes")}
+    values |= {name: tuple(line[name]) for name in ("hosts", "tensors", "buckets", "links")}
+    return Collectives(samples=samples, **values)
 
 
 def slow_links(collectives: Sequence[Collectives]) -> list[str]:

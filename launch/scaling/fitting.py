@@ -32,6 +32,8 @@ LONG_FROM = (1 << 12, 1 << 14, 1 << 16, 1 << 18)
 """Bytes from which on a message may pay for a handshake: which, the fit finds out."""
 GAIN = 0.8
 """A shared medium is only believed in if it makes the squared errors smaller by this factor, at least."""
+GOOD = 0.01
+"""A typical relative error with which nothing more is looked for."""
 SMALLEST = 1e-13
 """Stands for 0 where a logarithm is taken."""
 
@@ -75,6 +77,8 @@ class Constants:
     queued: float = 1.0
     """The part of its latencies that a sum pays which began while another was on its way: less than all, as they are on
     their way at the same time."""
+    queued_one_way: float = 0.5
+    """The same of its rounds in one direction: another sum may use the other one, so half where nothing tells."""
 
     def medium(self, each: Round) -> Medium:
         """What carries a round."""
@@ -83,25 +87,25 @@ class Constants:
     def cost(self, schedule: Schedule, blocking: bool = True) -> Cost:
         """What a sum costs."""
         latency = sum(self.medium(each).latency_of(each, self.long_from) for each in schedule)
-        work = sum(self.medium(each).bytes_of(each) for each in schedule)
-        work += sum(each.times * each.added for each in schedule) * self.per_added_byte
-        calls = sum(each.calls * each.times for each in schedule)
-        return Cost(latency, work + calls * (self.call if blocking else self.background_call))
+        both, one_way = (
+            sum(self.medium(each).bytes_of(each) for each in schedule if each.one_way == is_one_way)
+            for is_one_way in (False, True)
+        )
+        added = sum(each.times * each.added for each in schedule) * self.per_added_byte
+        calls = sum(each.calls * each.times for each in schedule) * (self.call if blocking else self.background_call)
+        work = both + added + calls
+        queued = self.queued * latency + self.queued_one_way * one_way + work
+        return Cost(latency + one_way + work, queued)
 
 
 @dataclass(frozen=True)
 class Cost:
     """Seconds of a sum."""
 
-    latency: float
-    """In which nothing but messages is on its way: other sums may use it."""
-    work: float
-    """Links or cores are busy."""
-
-    @property
-    def seconds(self) -> float:
-        """Alone."""
-        return self.latency + self.work
+    seconds: float
+    """Alone."""
+    queued: float
+    """If it began while another one was on its way, from the end of that."""
 
 
 @dataclass(frozen=True)
@@ -220,17 +224,19 @@ class Rounds:
                 each.calls,
                 one.blocking,
                 late,
+                each.one_way,
             )
             for index, one in enumerate(observed)
             for late, schedule in [(False, one.schedule), *((True, queued) for queued in one.queued)]
             for each in schedule
         ]
-        columns = np.array(rows, np.float64).reshape(-1, 9).T
+        columns = np.array(rows, np.float64).reshape(-1, 10).T
         self.count = len(observed)
         self.index = columns[0].astype(np.intp)
         self.times, self.sent, self.total, self.added = columns[1:5]
         self.network = columns[5].astype(bool)
-        self.calls, self.blocking, self.late = columns[6], columns[7].astype(bool), columns[8].astype(bool)
+        self.calls, self.blocking = columns[6], columns[7].astype(bool)
+        self.late, self.one_way = columns[8].astype(bool), columns[9].astype(bool)
 
     def seconds(self, x: Array, long_from: float) -> Array:
         """Of each observation, for constants in the order of `NAMES`."""
@@ -238,15 +244,17 @@ class Rounds:
         latency, handshake, per_byte, shared = np.where(self.network, network[:, np.newaxis], node[:, np.newaxis])
         waits = latency + handshake * (self.sent >= long_from)
         waits *= np.where(self.late, x[11], 1.0)
-        work = np.maximum(self.sent * per_byte, self.total * shared) + self.added * x[8]
+        work = np.maximum(self.sent * per_byte, self.total * shared)
+        work = work * np.where(self.late & self.one_way, x[12], 1.0) + self.added * x[8]
         call = self.calls * np.where(self.blocking, x[9], x[10])
-        return np.bincount(self.index, self.times * (waits + work + call), self.count)
+        total: Array = np.bincount(self.index, self.times * (waits + work + call), self.count).astype(np.float64)
+        return total
 
 
 NAMES = (
     *(f"node.{field.name}" for field in fields(Medium)),
     *(f"network.{field.name}" for field in fields(Medium)),
-    *("per_added_byte", "call", "background_call", "queued"),
+    *("per_added_byte", "call", "background_call", "queued", "queued_one_way"),
 )
 """The constants as an array."""
 
@@ -295,7 +303,8 @@ def fit(
         shared: min((trials[shape] for shape in shapes if shape[1][0] == shared), key=lambda trial: trial[0])
         for shared in (False, True)
     }
-    return best[best[True][0] < GAIN * best[False][0]][1]
+    is_good = best[False][0] < len(observed) * GOOD**2 / 2
+    return best[not is_good and best[True][0] < GAIN * best[False][0]][1]
 
 
 def _fit(
@@ -312,7 +321,7 @@ def _fit(
     x0 = scale if start is None else np.maximum(start, 1e-3 * scale)
     free = _present(rounds, long_from, has_shared)
     fixed = np.where(np.array(NAMES) == "per_added_byte", added, 0.0)
-    fixed[-1] = 1.0
+    fixed[-2:] = Constants.queued, Constants.queued_one_way
 
     def constants(y: Array) -> Array:
         x = fixed.copy()
@@ -325,7 +334,7 @@ def _fit(
         result: Array = weights * (np.log(times) - target)
         return result
 
-    upper = np.where(np.array(NAMES) == "queued", 1.0, np.inf)[free]
+    upper = np.where([name.startswith("queued") for name in NAMES], 1.0, np.inf)[free]
     y0 = np.minimum(x0[free] / scale[free], np.where(np.isfinite(upper), 0.999, np.inf))
     found = least_squares(errors, y0, bounds=(np.zeros(y0.size), upper), loss="soft_l1", f_scale=0.1, max_nfev=200)
     return float(found.cost), as_constants(constants(found.x), long_from)
@@ -341,6 +350,7 @@ def _present(rounds: Rounds, long_from: float, has_shared: tuple[bool, bool]) ->
     calls = rounds.calls > 0
     flags += [bool((rounds.added > 0).any()), bool((calls & rounds.blocking).any())]
     flags += [bool((calls & ~rounds.blocking).any()), bool(rounds.late.any())]
+    flags.append(bool((rounds.late & rounds.one_way).any()))
     return np.array(flags)
 
 
@@ -355,5 +365,5 @@ def _scales(rounds: Rounds, target: Array) -> Array:
             longest = int(sent.argmax())
             x[offset + 2] = seconds[longest] / sent[longest]
             x[offset + 3] = seconds[longest] / total[longest]
-    x[8], x[11] = max(x[2], x[6]) / 10, 1.0
+    x[8], x[11:] = max(x[2], x[6]) / 10, 1.0
     return x

@@ -88,8 +88,8 @@ def _network(path: Path, number: int, table: Any) -> Network:
 
 
 def _number(where: str, table: dict[str, Any], name: str, positive: bool) -> float:
-    value = table.get(name)
-    is_number = type(value) in (int, float) and math.isfinite(value)
+    value: Any = table.get(name)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not is_number or value < 0 or (positive and value == 0):
         wanted = "a number above 0" if positive else "a number, 0 or more"
         raise UsageError(f"{where}: {name} = {value!r}; give {wanted}")

@@ -42,13 +42,13 @@ class BucketSchedule:
     def exposed(self, backward_s: float, latencies: Sequence[float], work: Sequence[float], queued: float) -> float:
         """Seconds from the end of the backward pass until the last bucket is summed.
 
-        A bucket starts when it is ready and the link is free.
+        A bucket starts when it is ready and the one before is done.
 
         Args:
             backward_s: of the step that is asked for.
-            latencies: of each bucket.
-            work: of each bucket, how long it needs the link for itself.
-            queued: the part of its latency that a bucket pays which has waited for the link.
+            latencies: seconds of each bucket in which others may be on their way.
+            work: those in which it needs the link for itself.
+            queued: the part of its latencies that a bucket pays which has waited for the one before.
         """
         free = 0.0
         for bucket, latency, busy in zip(self.buckets, latencies, work, strict=True):

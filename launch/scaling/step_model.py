@@ -224,12 +224,13 @@ class StepModel:
             return factor * constants.cost(schedules[0]).seconds, 0.0
         costs = [constants.cost(each, blocking=False) for each in schedules]
         reports, *buckets = costs
-        latencies, work = [cost.latency * factor for cost in buckets], [cost.work * factor for cost in buckets]
+        work = [cost.queued * factor for cost in buckets]
+        saved = [(cost.seconds - cost.queued) * factor for cost in buckets]
         late = at_the_end(self.job.buckets, backward)
-        whole = late.exposed(backward, latencies, work, constants.queued)
+        whole = late.exposed(backward, saved, work, queued=0.0)
         # On one node nobody but the computing cores could move the bytes: see ddp.comm.reducers.bucketed.
         schedule = self.schedule if self.schedule is not None and place.nodes > 1 else late
-        exposed = schedule.exposed(backward, latencies, work, constants.queued)
+        exposed = schedule.exposed(backward, saved, work, queued=0.0)
         return factor * reports.seconds + exposed, whole - exposed
 
     def step(self, place: Place, batch: float, rung: str) -> Step:

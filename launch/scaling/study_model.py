@@ -35,7 +35,7 @@ def everything(n: int) -> Sequence[int]:
 
 def drawn_by(generator: np.random.Generator) -> Pick:
     """As many as there are, drawn with replacement."""
-    return lambda n: generator.integers(0, n, n).tolist()  # type: ignore[no-any-return]
+    return lambda n: generator.integers(0, n, n).tolist()
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from launch.scaling.step_model import Place, StepModel, Work
 KIB, MIB = 1 << 10, 1 << 20
 NETWORK = Medium(latency=50e-6, handshake=80e-6, per_byte=8e-9, shared_per_byte=0.0)
 NODE = Medium(latency=2e-6, handshake=5e-6, per_byte=0.3e-9, shared_per_byte=0.0)
-CONSTANTS = Constants(NODE, NETWORK, 1 << 16, 0.2e-9, 10e-6, 20e-6, 0.5)
+CONSTANTS = Constants(NODE, NETWORK, 1 << 16, 0.2e-9, 10e-6, 20e-6, 0.5, 0.5)
 WORK = Work(
     fixed=1e-3,
     per_sample=0.1e-3,
@@ -85,7 +85,7 @@ def seconds(one: Collectives, what: str, size: int, constants: Constants) -> flo
     schedules = sample_schedules(one, what, size)
     assert schedules is not None
     first, *queued = (constants.cost(each, what not in ("iallreduce", "bucketed")) for each in schedules)
-    return first.seconds + sum(constants.queued * each.latency + each.work for each in queued)
+    return first.seconds + sum(each.queued for each in queued)
 
 
 def model(one: Collectives, constants: Constants = CONSTANTS, work: Work = WORK) -> StepModel:

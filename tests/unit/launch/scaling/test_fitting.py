@@ -24,13 +24,14 @@ def test_costs_by_hand() -> None:
     network = Medium(latency=1.0, handshake=10.0, per_byte=0.5, shared_per_byte=0.25)
     constants = Constants(Medium(latency=100.0), network, 8, 0.125, call=1000.0, background_call=2000.0)
     short, long = Round(4, 4, 4), Round(8, 64, 0.0, times=2, calls=1)
-    assert constants.cost((short,)).latency == 1.0
-    assert constants.cost((short,)).work == 2.0 + 0.5
+    assert constants.cost((short,)).seconds == 1.0 + 2.0 + 0.5
     # Shared: 64 * 0.25 = 16 is more than 8 * 0.5; two rounds, each with a handshake and a call.
-    assert constants.cost((long,)).latency == 22.0
-    assert constants.cost((long,)).work == 32.0 + 2000.0
-    assert constants.cost((long,), blocking=False).work == 32.0 + 4000.0
+    assert constants.cost((long,)).seconds == 22.0 + 32.0 + 2000.0
+    assert constants.cost((long,), blocking=False).seconds == 22.0 + 32.0 + 4000.0
     assert constants.cost((replace(short, medium="node"),)).seconds == 100.0 + 0.5
+    patient = replace(constants, queued=0.5, queued_one_way=0.25)
+    assert patient.cost((short,)).queued == 0.5 + 2.0 + 0.5
+    assert patient.cost((replace(short, one_way=True),)).queued == 0.5 + 0.5 + 0.5
 
 
 def test_arrays_and_objects_cost_the_same() -> None:
