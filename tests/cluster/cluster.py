@@ -225,6 +225,10 @@ class Cluster:
                 return pid
         raise ClusterError(f"{name(host)} is not up")
 
+    def switch(self) -> int:
+        """The process whose network the switch is: host I is at its port pI."""
+        return self._pid("switch")
+
     def is_up(self, host: int) -> bool:
         """Whether it runs."""
         with contextlib.suppress(ClusterError):
