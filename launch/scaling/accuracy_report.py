@@ -113,7 +113,8 @@ def accuracy_section(folder: Path) -> str:
     batches = batches_of(results, wanted)
     places = places_of(results, batches, wanted)
     words = " ".join(_words(batches, places, wanted))
-    tables = [*_epochs_table(batches, wanted), "", *_time_table(places)]
+    what = "Times are of training alone: without start, compilation and evaluations."
+    tables = [*_epochs_table(batches, wanted), "", *_time_table(places), "", what]
     return "\n".join(["## Batch size and accuracy", "", words, "", *tables, ""])
 
 
