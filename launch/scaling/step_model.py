@@ -20,8 +20,9 @@ from scipy.optimize import least_squares
 
 from launch.scaling.algorithms import Schedule
 from launch.scaling.collectives import Collectives
-from launch.scaling.fitting import Constants, Medium, bucket_schedules, rung_schedules
+from launch.scaling.fitting import Constants, Medium
 from launch.scaling.networks import Network
+from launch.scaling.observations import rung_schedules
 from launch.scaling.schedule import BucketSchedule, at_the_end
 
 RUNGS = ("flat", "bucketed", "node_shared", "sharded", "naive")
@@ -220,18 +221,17 @@ class StepModel:
         constants = self.constants if place.network is None else replace(self.constants, network=place.network)
         factor = self.corrections.get(rung, 1.0)
         schedules = _schedules(self.job, rung, place.ranks, place.nodes)
+        costs = [constants.cost(each, blocking=rung != "bucketed") for each in schedules]
+        alone, busy = [factor * cost.seconds for cost in costs], [factor * cost.busy for cost in costs]
         if rung != "bucketed":
-            return factor * constants.cost(schedules[0]).seconds, 0.0
-        costs = [constants.cost(each, blocking=False) for each in schedules]
-        reports, *buckets = costs
-        work = [cost.queued * factor for cost in buckets]
-        saved = [(cost.seconds - cost.queued) * factor for cost in buckets]
+            return alone[0], 0.0
         late = at_the_end(self.job.buckets, backward)
-        whole = late.exposed(backward, saved, work, queued=0.0)
         # On one node nobody but the computing cores could move the bytes: see ddp.comm.reducers.bucketed.
         schedule = self.schedule if self.schedule is not None and place.nodes > 1 else late
-        exposed = schedule.exposed(backward, saved, work, queued=0.0)
-        return factor * reports.seconds + exposed, whole - exposed
+        whole, exposed = (
+            each.and_then(self.job.report_bytes).overlapped(backward, alone, busy) for each in (late, schedule)
+        )
+        return exposed, whole - exposed
 
     def step(self, place: Place, batch: float, rung: str) -> Step:
         """A step of so many samples over all ranks."""
@@ -247,11 +247,7 @@ class StepModel:
 
 @lru_cache(maxsize=4096)
 def _cached(key: tuple[str, int, int], job: _ByIdentity) -> tuple[Schedule, ...]:
-    rung, ranks, nodes = key
-    if rung == "bucketed":
-        (reports,) = rung_schedules(replace(job.one, tensors=()), "flat", ranks, nodes) or [()]
-        return (reports, *bucket_schedules(job.one, ranks, nodes, job.one.buckets))
-    return tuple(rung_schedules(job.one, rung, ranks, nodes) or [()])
+    return tuple(rung_schedules(job.one, *key) or [()])
 
 
 class _ByIdentity:
@@ -268,13 +264,13 @@ class _ByIdentity:
 
 
 def _schedules(job: Collectives, rung: str, ranks: int, nodes: int) -> tuple[Schedule, ...]:
-    """What is sent: for `bucketed` the reports and each bucket, else all of it."""
+    """What a rung sends at once."""
     return _cached((rung, ranks, nodes), _ByIdentity(job))
 
 
 def stated_medium(network: Network) -> Medium:
     """A stated network: no handshake, and enough links for all."""
-    return Medium(network.latency_s, 0.0, network.seconds_per_byte, 0.0)
+    return Medium(latency=network.latency_s, per_byte=network.seconds_per_byte)
 
 
 def in_training(model: StepModel, points: Sequence[PointTimes]) -> float:

@@ -10,8 +10,9 @@ from statistics import fmean, median
 import numpy as np
 
 from launch.scaling.collectives import Collectives
-from launch.scaling.fitting import Constants, Observation, fit, observations
+from launch.scaling.fitting import Constants, fit
 from launch.scaling.networks import Network
+from launch.scaling.observations import Observation, observations
 from launch.scaling.records import PHASES, Measurement, Point
 from launch.scaling.schedule import BucketSchedule
 from launch.scaling.step_model import (
