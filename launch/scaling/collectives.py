@@ -33,8 +33,9 @@ LIMIT_S = 60.0
 """For the measurements of one number of ranks, about."""
 START_S = 120
 """What starting and compiling may take besides, the first time on a slow host."""
-SLOW = 1.5
-"""How many times slower than the others a link must be to be named."""
+SLOW = 1.3
+"""How many times less bandwidth than the others a link must have to be named: with half of it in one direction, a
+message there and back takes 1.5 times as long."""
 NO_PARAMETERS = ("running_mean", "running_var", "num_batches_tracked")
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from statistics import NormalDist, fmean
 
@@ -121,6 +121,9 @@ class Work:
         """Data, update and the rest; `updated`: the part of the parameters that a rank updates."""
         data = self.data_fixed + self.data_per_sample * samples
         return (data + self.other) * max(load, 1.0) + self.update * updated * max(load, 1.0)
+
+
+NO_WORK = Work(*[0.0] * len(fields(Work)))
 
 
 def fit_work(points: Sequence[PointTimes]) -> Work:
