@@ -36,6 +36,8 @@ class Round:
     """Whether links are used in one direction only: another sum may use the other one meanwhile."""
     mutual: bool = False
     """Whether partners send to each other, by one connection."""
+    beside: float = 0.0
+    """Bytes of the next round that come by the same link already."""
 
 
 Schedule = tuple[Round, ...]
@@ -63,7 +65,7 @@ def _folded(ranks: int, n: float, first: float, core: Callable[[int, float], lis
     if rest == 0:
         return tuple(core(power, n))
     beside = first if rest % 2 and power > 1 else 0.0
-    fold, unfold = Round(n + beside, rest * n, n, one_way=True), Round(n, rest * n, one_way=True)
+    fold, unfold = Round(n, rest * n, n, one_way=True, beside=beside), Round(n, rest * n, one_way=True)
     return (fold, *core(power, n), unfold)
 
 

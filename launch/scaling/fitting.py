@@ -76,7 +76,7 @@ class Constants:
         for each in schedule:
             medium = self.node if each.medium == "node" else self.network
             latency = medium.latency + (medium.handshake if each.sent >= self.long_from else 0.0)
-            link = each.sent * medium.per_byte
+            link = (each.sent + each.beside) * medium.per_byte
             if each.mutual:
                 link += max(0.0, each.sent - self.buffered) * medium.both_ways
             carried = max(link, each.total * medium.shared_per_byte)
@@ -110,16 +110,16 @@ class Rounds:
         rows = [
             [
                 *(number, each.times, each.sent, each.total, each.added, each.medium == "network"),
-                *(each.calls, one.blocking, each.one_way, each.mutual),
+                *(each.calls, one.blocking, each.one_way, each.mutual, each.beside),
             ]
             for number, (_, one, schedule) in enumerate(sums)
             for each in schedule
         ]
-        columns = np.array(rows, np.float64).reshape(-1, 10).T
+        columns = np.array(rows, np.float64).reshape(-1, 11).T
         self.of_sum, self.sums = columns[0].astype(np.intp), len(sums)
         self.times, self.sent, self.total, self.added = columns[1:5]
         self.network, self.calls, self.blocking = columns[5].astype(bool), columns[6], columns[7].astype(bool)
-        self.one_way, self.mutual = columns[8].astype(bool), columns[9].astype(bool)
+        self.one_way, self.mutual, self.beside = columns[8].astype(bool), columns[9].astype(bool), columns[10]
         self.of_observation, self.count = np.array([index for index, _, _ in sums], np.intp), len(observed)
         self.firsts = np.flatnonzero(np.diff(self.of_observation, prepend=-1))
         self.several = np.bincount(self.of_observation, minlength=self.count) > 1
@@ -129,7 +129,7 @@ class Rounds:
         media = np.where(self.network, x[MEDIUM : 2 * MEDIUM, np.newaxis], x[:MEDIUM, np.newaxis])
         latency, handshake, per_byte, both_ways, shared = media
         waits = latency + handshake * (self.sent >= long_from)
-        link = self.sent * per_byte + self.mutual * np.maximum(self.sent - buffered, 0) * both_ways
+        link = (self.sent + self.beside) * per_byte + self.mutual * np.maximum(self.sent - buffered, 0) * both_ways
         carried = np.maximum(link, self.total * shared)
         added, call, background_call, one_way = x[2 * MEDIUM :]
         own = self.added * added + self.calls * np.where(self.blocking, call, background_call)

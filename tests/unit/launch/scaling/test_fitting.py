@@ -44,6 +44,7 @@ def test_costs_by_hand() -> None:
     assert constants.cost((long,), blocking=False).seconds == 22.0 + 32.0 + 4000.0
     # Two bytes more than a connection takes at once.
     assert constants.cost((Round(8, 8, mutual=True),)).seconds == 11.0 + 4.0 + 0.5
+    assert constants.cost((replace(short, beside=2.0),)).seconds == 1.0 + 3.0 + 0.5
     assert constants.cost((replace(short, mutual=True),)).seconds == 1.0 + 2.0 + 0.5
     assert constants.cost((replace(short, medium="node"),)).seconds == 100.0 + 0.5
     assert together([Cost(5.0, 2.0), Cost(4.0, 2.0)]) == 5.0
