@@ -36,6 +36,8 @@ START_S = 120
 SLOW = 1.3
 """How many times less bandwidth than the others a link must have to be named: with half of it in one direction, a
 message there and back takes 1.5 times as long."""
+TENSORS = "tensors.json"
+"""Name and bytes of each parameter tensor, in a run directory."""
 NO_PARAMETERS = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -186,10 +188,14 @@ def _options(placement: Sequence[str]) -> argparse.Namespace:
 def tensor_bytes(run: Path) -> list[int]:
     """Bytes of each parameter tensor of a finished run, in the order of the flat buffer.
 
+    They are kept in the run's TENSORS, so that they are known when its model.safetensors is deleted.
+
     Raises:
         OSError, ValueError: if there is no model.safetensors, or it is something else.
     """
-    return [size for _, size in _tensors(run)]
+    tensors = _tensors(run)
+    (run / TENSORS).write_text(json.dumps(tensors) + "\n", encoding="utf-8")
+    return [size for _, size in tensors]
 
 
 def layer_bytes(run: Path) -> dict[int, int]:
@@ -202,6 +208,8 @@ def layer_bytes(run: Path) -> dict[int, int]:
 
 
 def _tensors(run: Path) -> list[tuple[str, int]]:
+    if (run / TENSORS).exists():
+        return [(str(name), int(size)) for name, size in json.loads((run / TENSORS).read_text(encoding="utf-8"))]
     with (run / "model.safetensors").open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(length))

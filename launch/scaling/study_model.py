@@ -180,7 +180,7 @@ def fit_study(data: StudyData, pick: Pick = everything, start: StepModel | None 
         return model
     observed = [one for each in data.observed.values() for one in each]
     model = _with_communication(model, data.collectives, observed, pick, start)
-    return replace(model, in_training=in_training(model, times))
+    return in_training(model, times)
 
 
 def fit_communication(collectives: Sequence[Collectives]) -> StepModel:

@@ -28,6 +28,7 @@ WORK = Work(
     other=0.1e-3,
     deviation=0.03,
     comm_alone=0.0,
+    alone=0.25,
 )
 TENSORS = (1152, 128, 73728, 256, 4718592, 512, 5120, 40)
 BUCKETS = (65536, MIB, MIB, MIB, MIB, 539688)

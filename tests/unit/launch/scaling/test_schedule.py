@@ -45,6 +45,14 @@ def test_tensors_come_in_the_order_of_the_flat_buffer(tmp_path: Path) -> None:
     assert layer_bytes(tmp_path) == {0: 40, 2: 800, 10: 80}
 
 
+def test_tensors_are_known_when_the_model_is_gone(tmp_path: Path) -> None:
+    known = tensor_bytes(run(tmp_path))
+    (tmp_path / "model.safetensors").unlink()
+    assert tensor_bytes(tmp_path) == known
+    assert layer_bytes(tmp_path) == {0: 40, 2: 800, 10: 80}
+    assert read_trace(tmp_path, [920]).buckets[0].ready == pytest.approx(0.95)
+
+
 def test_a_bucket_is_ready_with_the_first_layer_in_it(tmp_path: Path) -> None:
     """Bytes 840 to 920 are layer 10's, 40 to 840 layer 2's."""
     schedule = read_trace(run(tmp_path), [60, 120, 700, 40])
