@@ -36,7 +36,8 @@ def slow_links(links: Sequence[Link], slow: float = SLOW) -> list[str]:
     """What is slow, as texts: a host whose every pair is slow once, else pairs.
 
     A pair is compared with the best pairs of its two hosts, and a host's best with the median of all hosts': so one
-    slow host among three, which slows most of the pairs, is named alone. `slow`: how many times slower than that.
+    slow host among three, which slows most of the pairs, is named alone. `slow`: how many times less bandwidth than
+    that.
     """
     hosts = sorted({name for link in links for name in link["hosts"]})
     if len(links) < 2:
@@ -46,7 +47,7 @@ def slow_links(links: Sequence[Link], slow: float = SLOW) -> list[str]:
     usual_bandwidth, usual_latency = median(fastest.values()), median(nearest.values())
 
     def is_slow(bandwidth: float, latency: float, than_bandwidth: float, than_latency: float) -> bool:
-        return bandwidth * slow < than_bandwidth or latency > max(slow * than_latency, LEAST_LATENCY_S)
+        return bandwidth * slow < than_bandwidth or latency > max(SLOW * than_latency, LEAST_LATENCY_S)
 
     bad = [h for h in hosts if is_slow(fastest[h], nearest[h], usual_bandwidth, usual_latency)]
     texts = [f"every pair of {host} ({_speed(nearest[host], fastest[host])} at best)" for host in bad]

@@ -34,6 +34,10 @@ class Round:
     """Calls of the library that begin here."""
     one_way: bool = False
     """Whether links are used in one direction only: another sum may use the other one meanwhile."""
+    mutual: bool = False
+    """Whether partners send to each other, by one connection."""
+    beside: float = 0.0
+    """Bytes of the next round that come by the same link already."""
 
 
 Schedule = tuple[Round, ...]
@@ -61,13 +65,17 @@ def _folded(ranks: int, n: float, first: float, core: Callable[[int, float], lis
     if rest == 0:
         return tuple(core(power, n))
     beside = first if rest % 2 and power > 1 else 0.0
-    fold, unfold = Round(n + beside, rest * n, n, one_way=True), Round(n, rest * n, one_way=True)
+    fold, unfold = Round(n, rest * n, n, one_way=True, beside=beside), Round(n, rest * n, one_way=True)
     return (fold, *core(power, n), unfold)
 
 
 def doubling(ranks: int, n: float) -> Schedule:
     """Everyone swaps all with a partner, again and again."""
-    return _folded(ranks, n, n, lambda power, n: [Round(n, power * n, n, rounds(power))] if power > 1 else [])
+
+    def core(power: int, n: float) -> list[Round]:
+        return [Round(n, power * n, n, rounds(power), mutual=True)] if power > 1 else []
+
+    return _folded(ranks, n, n, core)
 
 
 def halving(ranks: int, n: float) -> Schedule:
@@ -75,8 +83,8 @@ def halving(ranks: int, n: float) -> Schedule:
 
     def core(power: int, n: float) -> list[Round]:
         sizes = [n / 2**k for k in range(1, rounds(power) + 1)]
-        down = [Round(size, power * size, size) for size in sizes]
-        return down + [Round(size, power * size) for size in reversed(sizes)]
+        down = [Round(size, power * size, size, mutual=True) for size in sizes]
+        return down + [Round(size, power * size, mutual=True) for size in reversed(sizes)]
 
     return _folded(ranks, n, n / 2, core)
 
@@ -86,7 +94,8 @@ def ring(ranks: int, n: float) -> Schedule:
     if ranks == 1:
         return ()
     part = n / ranks
-    return Round(part, n, part, ranks - 1), Round(part, n, 0.0, ranks - 1)
+    mutual = ranks == 2
+    return Round(part, n, part, ranks - 1, mutual=mutual), Round(part, n, 0.0, ranks - 1, mutual=mutual)
 
 
 def gather_and_add(ranks: int, n: float) -> Schedule:
@@ -105,7 +114,7 @@ def reduce_and_broadcast(ranks: int, n: float) -> Schedule:
 
 def exchange(ranks: int, n: float) -> Schedule:
     """Everyone sends to the next rank."""
-    return (Round(n, ranks * n),) if ranks > 1 else ()
+    return (Round(n, ranks * n, mutual=ranks == 2),) if ranks > 1 else ()
 
 
 def dissemination(ranks: int) -> Schedule:

@@ -33,8 +33,11 @@ LIMIT_S = 60.0
 """For the measurements of one number of ranks, about."""
 START_S = 120
 """What starting and compiling may take besides, the first time on a slow host."""
-SLOW = 1.5
-"""How many times slower than the others a link must be to be named."""
+SLOW = 1.3
+"""How many times less bandwidth than the others a link must have to be named: with half of it in one direction, a
+message there and back takes 1.5 times as long."""
+TENSORS = "tensors.json"
+"""Name and bytes of each parameter tensor, in a run directory."""
 NO_PARAMETERS = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -185,10 +188,14 @@ def _options(placement: Sequence[str]) -> argparse.Namespace:
 def tensor_bytes(run: Path) -> list[int]:
     """Bytes of each parameter tensor of a finished run, in the order of the flat buffer.
 
+    They are kept in the run's TENSORS, so that they are known when its model.safetensors is deleted.
+
     Raises:
         OSError, ValueError: if there is no model.safetensors, or it is something else.
     """
-    return [size for _, size in _tensors(run)]
+    tensors = _tensors(run)
+    (run / TENSORS).write_text(json.dumps(tensors) + "\n", encoding="utf-8")
+    return [size for _, size in tensors]
 
 
 def layer_bytes(run: Path) -> dict[int, int]:
@@ -201,6 +208,8 @@ def layer_bytes(run: Path) -> dict[int, int]:
 
 
 def _tensors(run: Path) -> list[tuple[str, int]]:
+    if (run / TENSORS).exists():
+        return [(str(name), int(size)) for name, size in json.loads((run / TENSORS).read_text(encoding="utf-8"))]
     with (run / "model.safetensors").open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(length))

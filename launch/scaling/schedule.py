@@ -40,7 +40,7 @@ class BucketSchedule:
     buckets: tuple[Bucket, ...]
 
     def exposed(self, backward_s: float, latencies: Sequence[float], work: Sequence[float], queued: float) -> float:
-        """Seconds from the end of the backward pass until the last bucket is summed.
+        """Seconds from the end of the backward pass until the last bucket is summed, one after the other.
 
         A bucket starts when it is ready and the one before is done.
 
@@ -55,6 +55,27 @@ class BucketSchedule:
             ready = bucket.ready * backward_s
             free = (free + queued * latency if free > ready else ready + latency) + busy
         return max(0.0, free - backward_s)
+
+    def overlapped(self, backward_s: float, alone: Sequence[float], busy: Sequence[float]) -> float:
+        """The same where all that are ready are on their way at once, as MPI libraries have them.
+
+        The link carries one after the other, and none takes less time than alone.
+
+        Args:
+            backward_s: of the step that is asked for.
+            alone: seconds of each bucket.
+            busy: the part of it in which a bucket keeps the others from the link.
+        """
+        link = done = 0.0
+        for bucket, seconds, work in zip(self.buckets, alone, busy, strict=True):
+            ready = bucket.ready * backward_s
+            link = max(link, ready) + work
+            done = max(done, link, ready + seconds)
+        return max(0.0, done - backward_s)
+
+    def and_then(self, num_bytes: int) -> BucketSchedule:
+        """With something more that is sent when the backward pass is over."""
+        return BucketSchedule(self.backward_s, (*self.buckets, Bucket(num_bytes, 1.0)))
 
 
 def save(schedule: BucketSchedule, path: Path) -> None:

@@ -11,17 +11,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
-from statistics import NormalDist, fmean
+from statistics import NormalDist, fmean, median
 
 import numpy as np
 from scipy.optimize import least_squares
 
 from launch.scaling.algorithms import Schedule
 from launch.scaling.collectives import Collectives
-from launch.scaling.fitting import Constants, Medium, bucket_schedules, rung_schedules
+from launch.scaling.fitting import Constants, Medium
 from launch.scaling.networks import Network
+from launch.scaling.observations import rung_schedules
 from launch.scaling.schedule import BucketSchedule, at_the_end
 
 RUNGS = ("flat", "bucketed", "node_shared", "sharded", "naive")
@@ -91,6 +92,11 @@ def waiting_factor(ranks: int) -> float:
     return NormalDist().inv_cdf((ranks - 0.375) / (ranks + 0.25)) if ranks > 1 else 0.0
 
 
+def crowding(load: float, alone: float) -> float:
+    """How many of the other cores are busy: 0 at the load `alone`, 1 if all are."""
+    return max(0.0, min(load, 1.0) - alone) / (1 - alone) if alone < 1 else 0.0
+
+
 @dataclass(frozen=True)
 class Work:
     """What a rank does without the others. Seconds."""
@@ -99,7 +105,7 @@ class Work:
     """Of computing, whatever the number of samples."""
     per_sample: float
     sharing: float
-    """How much longer computing takes if all cores are busy instead of none: 0.1 is 10 %."""
+    """How much longer computing takes if all cores of a node are busy, instead of `alone` of them: 0.1 is 10 %."""
     backward: float
     """The part of computing that is the backward pass."""
     data_fixed: float
@@ -111,15 +117,21 @@ class Work:
     """Of computing between ranks, as a part of it."""
     comm_alone: float
     """What a single rank spends in communication."""
+    alone: float = 0.0
+    """The smallest load that was measured: usually one rank's."""
 
     def compute(self, samples: float, load: float) -> float:
         """Forward and backward of so many samples."""
-        return (self.fixed + self.per_sample * samples) * (1 + self.sharing * min(load, 1.0)) * max(load, 1.0)
+        others = crowding(load, self.alone)
+        return (self.fixed + self.per_sample * samples) * (1 + self.sharing * others) * max(load, 1.0)
 
     def serial(self, samples: float, load: float, updated: float) -> float:
         """Data, update and the rest; `updated`: the part of the parameters that a rank updates."""
         data = self.data_fixed + self.data_per_sample * samples
         return (data + self.other) * max(load, 1.0) + self.update * updated * max(load, 1.0)
+
+
+NO_WORK = Work(*[0.0] * len(fields(Work)))
 
 
 def fit_work(points: Sequence[PointTimes]) -> Work:
@@ -136,6 +148,8 @@ def fit_work(points: Sequence[PointTimes]) -> Work:
         raise ValueError("no points")
     counted = [point for point in points if point.load <= 1] or list(points)
     samples, loads = np.array([p.samples for p in counted]), np.array([p.load for p in counted])
+    alone = float(loads.min())
+    others = np.array([crowding(load, alone) for load in loads])
     compute = np.array([p.compute for p in counted])
     by_samples: dict[float, set[float]] = {}
     for point in counted:
@@ -145,7 +159,7 @@ def fit_work(points: Sequence[PointTimes]) -> Work:
 
     def errors(y: np.ndarray) -> np.ndarray:
         fixed, slope, sharing = _spread(y, free) * scale
-        times = (fixed + slope * samples) * (1 + sharing * np.minimum(loads, 1)) * np.maximum(loads, 1)
+        times = (fixed + slope * samples) * (1 + sharing * others) * np.maximum(loads, 1)
         result: np.ndarray = times / compute - 1
         return result
 
@@ -156,14 +170,15 @@ def fit_work(points: Sequence[PointTimes]) -> Work:
     several = [p for p in points if p.ranks > 1]
     weights = [waiting_factor(p.ranks) * p.compute for p in several]
     waits = sum(w * p.phases["wait"] for w, p in zip(weights, several, strict=True))
-    alone = [p.phases["comm"] for p in points if p.ranks == 1]
+    without = [p.phases["comm"] for p in points if p.ranks == 1]
     return Work(
         *(fixed, slope, sharing, fmean(p.phases["backward"] / p.compute for p in points)),
         *data,
         update=fmean(p.phases["update"] / max(p.load, 1) / updated_part(p.reducer, p.ranks, p.nodes) for p in counted),
         other=fmean(p.phases["other"] / max(p.load, 1) for p in counted),
         deviation=waits / sum(w * w for w in weights) if several else 0.0,
-        comm_alone=fmean(alone) if alone else 0.0,
+        comm_alone=fmean(without) if without else 0.0,
+        alone=alone,
     )
 
 
@@ -205,7 +220,9 @@ class StepModel:
     corrections: Mapping[str, float]
     """By rung, what its sums take in relation to the formula, geometric mean of what was measured."""
     in_training: float = 1.0
-    """What communication takes in a step in relation to alone."""
+    """What communication takes in a step in relation to alone, on the hosts of the study."""
+    beyond: float = 0.0
+    """What it takes in a step besides, in seconds, wherever it is: buffers that are not in the cache, others' cores."""
 
     def rungs(self, place: Place) -> list[str]:
         """Those that make sense there."""
@@ -218,40 +235,37 @@ class StepModel:
             return 0.0, 0.0
         assert self.job is not None
         constants = self.constants if place.network is None else replace(self.constants, network=place.network)
-        factor = self.corrections.get(rung, 1.0)
+        factor = self.corrections.get(rung, 1.0) if place.network is None else 1.0
         schedules = _schedules(self.job, rung, place.ranks, place.nodes)
+        costs = [constants.cost(each, blocking=rung != "bucketed") for each in schedules]
+        alone, busy = [factor * cost.seconds for cost in costs], [factor * cost.busy for cost in costs]
         if rung != "bucketed":
-            return factor * constants.cost(schedules[0]).seconds, 0.0
-        costs = [constants.cost(each, blocking=False) for each in schedules]
-        reports, *buckets = costs
-        work = [cost.queued * factor for cost in buckets]
-        saved = [(cost.seconds - cost.queued) * factor for cost in buckets]
+            return alone[0], 0.0
         late = at_the_end(self.job.buckets, backward)
-        whole = late.exposed(backward, saved, work, queued=0.0)
         # On one node nobody but the computing cores could move the bytes: see ddp.comm.reducers.bucketed.
         schedule = self.schedule if self.schedule is not None and place.nodes > 1 else late
-        exposed = schedule.exposed(backward, saved, work, queued=0.0)
-        return factor * reports.seconds + exposed, whole - exposed
+        whole, exposed = (
+            each.and_then(self.job.report_bytes).overlapped(backward, alone, busy) for each in (late, schedule)
+        )
+        return exposed, whole - exposed
 
     def step(self, place: Place, batch: float, rung: str) -> Step:
         """A step of so many samples over all ranks."""
         samples = batch / place.ranks
         compute = self.work.compute(samples, place.load)
         backward = self.work.backward * compute
-        exposed, hidden = self.communication(rung, place, backward / self.in_training)
+        # What was measured of one network says how its bytes are slowed down, not how another one's are.
+        factor, beyond = (self.in_training, 0.0) if place.network is None else (1.0, self.beyond)
+        exposed, hidden = self.communication(rung, place, backward / factor)
         serial = self.work.serial(samples, place.load, updated_part(rung, place.ranks, place.nodes))
         wait = self.work.deviation * waiting_factor(place.ranks) * compute
-        comm = self.work.comm_alone + exposed * self.in_training
-        return Step(compute, comm, hidden * self.in_training, serial, wait)
+        comm = self.work.comm_alone + exposed * factor + (beyond if place.ranks > 1 else 0.0)
+        return Step(compute, comm, hidden * factor, serial, wait)
 
 
 @lru_cache(maxsize=4096)
 def _cached(key: tuple[str, int, int], job: _ByIdentity) -> tuple[Schedule, ...]:
-    rung, ranks, nodes = key
-    if rung == "bucketed":
-        (reports,) = rung_schedules(replace(job.one, tensors=()), "flat", ranks, nodes) or [()]
-        return (reports, *bucket_schedules(job.one, ranks, nodes, job.one.buckets))
-    return tuple(rung_schedules(job.one, rung, ranks, nodes) or [()])
+    return tuple(rung_schedules(job.one, *key) or [()])
 
 
 class _ByIdentity:
@@ -268,24 +282,28 @@ class _ByIdentity:
 
 
 def _schedules(job: Collectives, rung: str, ranks: int, nodes: int) -> tuple[Schedule, ...]:
-    """What is sent: for `bucketed` the reports and each bucket, else all of it."""
+    """What a rung sends at once."""
     return _cached((rung, ranks, nodes), _ByIdentity(job))
 
 
 def stated_medium(network: Network) -> Medium:
     """A stated network: no handshake, and enough links for all."""
-    return Medium(network.latency_s, 0.0, network.seconds_per_byte, 0.0)
+    return Medium(latency=network.latency_s, per_byte=network.seconds_per_byte)
 
 
-def in_training(model: StepModel, points: Sequence[PointTimes]) -> float:
-    """What communication took in steps in relation to what it would have taken alone; 1 if no point tells."""
-    ratios = []
+def in_training(model: StepModel, points: Sequence[PointTimes]) -> StepModel:
+    """The model, with what communication took in steps in relation to alone; as it is if no point tells."""
+    ratios, differences = [], []
     for point in points:
-        place = Place(point.ranks, point.nodes, point.load)
         if point.ranks > 1 and point.reducer in RUNGS:
+            place = Place(point.ranks, point.nodes, point.load)
             exposed, _ = model.communication(point.reducer, place, point.phases["backward"])
             measured = point.phases["comm"] - model.work.comm_alone
             if measured > 0 and exposed > 0:
                 ratios.append(math.log(measured / exposed))
+                differences.append(measured - exposed)
+    if not ratios:
+        return model
     least, most = IN_TRAINING
-    return min(most, max(least, math.exp(fmean(ratios)))) if ratios else 1.0
+    factor = min(most, max(least, math.exp(fmean(ratios))))
+    return replace(model, in_training=factor, beyond=max(0.0, median(differences)))

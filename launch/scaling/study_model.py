@@ -10,11 +10,13 @@ from statistics import fmean, median
 import numpy as np
 
 from launch.scaling.collectives import Collectives
-from launch.scaling.fitting import Constants, Observation, fit, observations
+from launch.scaling.fitting import Constants, fit
 from launch.scaling.networks import Network
+from launch.scaling.observations import Observation, observations
 from launch.scaling.records import PHASES, Measurement, Point
 from launch.scaling.schedule import BucketSchedule
 from launch.scaling.step_model import (
+    NO_WORK,
     RUNGS,
     Place,
     PointTimes,
@@ -174,15 +176,30 @@ def fit_study(data: StudyData, pick: Pick = everything, start: StepModel | None 
     """
     times = list(data.times(pick).values())
     model = StepModel(fit_work(times), Constants(), None, data.schedule, {})
-    if data.collectives:
-        observed = [one for each in data.observed.values() for one in each]
-        seconds = [float(np.median(one.seconds[list(pick(one.seconds.size))])) for one in observed]
-        constants = fit(observed, seconds, _added(data.collectives), start.constants if start else None)
-        model = replace(model, constants=constants, job=data.collectives[-1])
-        model = replace(model, corrections=_corrections(model, data.collectives, observed, seconds))
-    if model.job is not None:
-        model = replace(model, in_training=in_training(model, times))
-    return model
+    if not data.collectives:
+        return model
+    observed = [one for each in data.observed.values() for one in each]
+    model = _with_communication(model, data.collectives, observed, pick, start)
+    return in_training(model, times)
+
+
+def fit_communication(collectives: Sequence[Collectives]) -> StepModel:
+    """The model of communication alone: computing takes no time."""
+    observed = [one for each in collectives for one in observations(each)]
+    return _with_communication(StepModel(NO_WORK, Constants(), None, None, {}), collectives, observed, everything, None)
+
+
+def _with_communication(
+    model: StepModel,
+    collectives: Sequence[Collectives],
+    observed: Sequence[Observation],
+    pick: Pick,
+    start: StepModel | None,
+) -> StepModel:
+    seconds = [float(np.median(one.seconds[list(pick(one.seconds.size))])) for one in observed]
+    constants = fit(observed, seconds, _added(collectives), start.constants if start else None)
+    model = replace(model, constants=constants, job=collectives[-1])
+    return replace(model, corrections=_corrections(model, collectives, observed, seconds))
 
 
 def _added(collectives: Sequence[Collectives]) -> float:

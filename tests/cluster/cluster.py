@@ -157,6 +157,12 @@ class Cluster:
             log = self.folder / "delay.log"
             wait_until(lambda: READY in log.read_text(), f"the delaying switch: {log.read_text()}")
 
+    def frames(self, num_bytes: int = 1500) -> None:
+        """Let frames be so long; with long ones the switch of `delay`, which works frame by frame, keeps up."""
+        for host in self.numbers():
+            _ip(self._pid("switch"), f"link set p{host} mtu {num_bytes}")
+            _ip(self.init(host), f"link set eth0 mtu {num_bytes}")
+
     # Processes
 
     def command(self, host: int, command: Sequence[str], cwd: Path | None = None) -> list[str]:

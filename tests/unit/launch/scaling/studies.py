@@ -8,14 +8,15 @@ from dataclasses import replace
 import numpy as np
 
 from launch.scaling.collectives import Collectives, Sample
-from launch.scaling.fitting import Constants, Medium, sample_schedules
+from launch.scaling.fitting import Constants, Medium, together
+from launch.scaling.observations import sample_schedules
 from launch.scaling.records import PHASES, Measurement, Point
 from launch.scaling.step_model import Place, StepModel, Work
 
 KIB, MIB = 1 << 10, 1 << 20
-NETWORK = Medium(latency=50e-6, handshake=80e-6, per_byte=8e-9, shared_per_byte=0.0)
-NODE = Medium(latency=2e-6, handshake=5e-6, per_byte=0.3e-9, shared_per_byte=0.0)
-CONSTANTS = Constants(NODE, NETWORK, 1 << 16, 0.2e-9, 10e-6, 20e-6, 0.5, 0.5)
+NETWORK = Medium(latency=50e-6, handshake=80e-6, per_byte=8e-9, both_ways=2e-9)
+NODE = Medium(latency=2e-6, handshake=5e-6, per_byte=0.3e-9)
+CONSTANTS = Constants(NODE, NETWORK, 1 << 16, 1 << 20, 0.2e-9, 10e-6, 20e-6, 0.5)
 WORK = Work(
     fixed=1e-3,
     per_sample=0.1e-3,
@@ -27,6 +28,7 @@ WORK = Work(
     other=0.1e-3,
     deviation=0.03,
     comm_alone=0.0,
+    alone=0.25,
 )
 TENSORS = (1152, 128, 73728, 256, 4718592, 512, 5120, 40)
 BUCKETS = (65536, MIB, MIB, MIB, MIB, 539688)
@@ -84,8 +86,7 @@ def seconds(one: Collectives, what: str, size: int, constants: Constants) -> flo
         return size * constants.per_added_byte
     schedules = sample_schedules(one, what, size)
     assert schedules is not None
-    first, *queued = (constants.cost(each, what not in ("iallreduce", "bucketed")) for each in schedules)
-    return first.seconds + sum(each.queued for each in queued)
+    return together([constants.cost(each, what not in ("iallreduce", "bucketed")) for each in schedules])
 
 
 def model(one: Collectives, constants: Constants = CONSTANTS, work: Work = WORK) -> StepModel:

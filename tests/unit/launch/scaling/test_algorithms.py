@@ -24,23 +24,24 @@ def total(schedule: Schedule) -> float:
     return sum(each.times * each.total for each in schedule)
 
 
+def both(sent: float, total: float, added: float = 0.0) -> Round:
+    return Round(sent, total, added, mutual=True)
+
+
 def test_halving_between_four_by_hand() -> None:
-    assert algorithms.halving(4, 8.0) == (
-        *(Round(4, 16, 4), Round(2, 8, 2)),
-        *(Round(2, 8), Round(4, 16)),
-    )
+    assert algorithms.halving(4, 8.0) == (both(4, 16, 4), both(2, 8, 2), both(2, 8), both(4, 16))
 
 
 def test_three_ranks_fold_the_whole_buffer_twice() -> None:
     """With the first message of the third, which waits for nobody: 4 bytes by halves, 8 by doubling."""
     unfold = Round(8, 8, one_way=True)
-    assert algorithms.halving(3, 8.0) == (Round(12, 8, 8, one_way=True), Round(4, 8, 4), Round(4, 8), unfold)
-    assert algorithms.doubling(3, 8.0) == (Round(16, 8, 8, one_way=True), Round(8, 16, 8), unfold)
+    assert algorithms.halving(3, 8.0) == (Round(8, 8, 8, one_way=True, beside=4), both(4, 8, 4), both(4, 8), unfold)
+    assert algorithms.doubling(3, 8.0) == (Round(8, 8, 8, one_way=True, beside=8), both(8, 16, 8), unfold)
 
 
 def test_where_both_partners_fold_nobody_sends_beside_it() -> None:
     assert algorithms.halving(6, 8.0)[0] == Round(8, 16, 8, one_way=True)
-    assert algorithms.halving(7, 8.0)[0] == Round(12, 24, 8, one_way=True)
+    assert algorithms.halving(7, 8.0)[0] == Round(8, 24, 8, one_way=True, beside=4)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

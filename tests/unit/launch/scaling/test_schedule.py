@@ -45,6 +45,14 @@ def test_tensors_come_in_the_order_of_the_flat_buffer(tmp_path: Path) -> None:
     assert layer_bytes(tmp_path) == {0: 40, 2: 800, 10: 80}
 
 
+def test_tensors_are_known_when_the_model_is_gone(tmp_path: Path) -> None:
+    known = tensor_bytes(run(tmp_path))
+    (tmp_path / "model.safetensors").unlink()
+    assert tensor_bytes(tmp_path) == known
+    assert layer_bytes(tmp_path) == {0: 40, 2: 800, 10: 80}
+    assert read_trace(tmp_path, [920]).buckets[0].ready == pytest.approx(0.95)
+
+
 def test_a_bucket_is_ready_with_the_first_layer_in_it(tmp_path: Path) -> None:
     """Bytes 840 to 920 are layer 10's, 40 to 840 layer 2's."""
     schedule = read_trace(run(tmp_path), [60, 120, 700, 40])
@@ -97,3 +105,20 @@ def test_a_longer_backward_pass_hides_more() -> None:
 
 def test_what_is_ready_at_the_end_is_exposed() -> None:
     assert at_the_end([1, 1], 10.0).exposed(10.0, [1, 1], [2, 2], queued=0.5) == pytest.approx(5.5)
+
+
+def test_sums_that_are_on_their_way_at_once() -> None:
+    """Ready at 2, 2 and 9 s; of 3 s alone, 2 s of them on the link: 2 to 5, 2 to 6, 9 to 12."""
+    assert SCHEDULE.overlapped(10.0, [3, 3, 3], [2, 2, 2]) == pytest.approx(2.0)
+    # The link is busy from 2 to 6, 10 and 14; or the second one takes 15 s, whatever the link does.
+    assert SCHEDULE.overlapped(10.0, [5, 5, 5], [4, 4, 4]) == pytest.approx(4.0)
+    assert SCHEDULE.overlapped(10.0, [5, 15, 5], [2, 2, 2]) == pytest.approx(7.0)
+    # All ready at once, and what comes behind: 1 s of latency once, and all bytes.
+    assert at_the_end([1, 1], 10.0).overlapped(10.0, [3, 3], [2, 2]) == pytest.approx(4.0)
+    assert at_the_end([1, 1], 10.0).and_then(1).overlapped(10.0, [3, 3, 9], [2, 2, 1]) == pytest.approx(9.0)
+
+
+def test_overlap_is_never_worse_than_one_after_the_other() -> None:
+    for backward in (0.0, 3.0, 10.0):
+        one_by_one = SCHEDULE.exposed(backward, [1, 1, 1], [3, 3, 3], queued=1.0)
+        assert SCHEDULE.overlapped(backward, [4, 4, 4], [3, 3, 3]) <= one_by_one

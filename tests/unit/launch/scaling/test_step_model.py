@@ -8,7 +8,15 @@ import pytest
 
 from launch.scaling.networks import NETWORKS, Network
 from launch.scaling.schedule import Bucket, BucketSchedule
-from launch.scaling.step_model import Place, PointTimes, StepModel, fit_work, stated_medium, waiting_factor
+from launch.scaling.step_model import (
+    Place,
+    PointTimes,
+    StepModel,
+    fit_work,
+    in_training,
+    stated_medium,
+    waiting_factor,
+)
 from tests.unit.launch.scaling.studies import BUCKETS, WORK, job, model
 
 PHASES = ("data", "forward", "backward", "update", "comm", "wait", "other")
@@ -121,7 +129,23 @@ def test_buckets_and_one_sum_move_the_same_bytes() -> None:
     assert flat == pytest.approx(bucketed, rel=1e-6)
 
 
-def test_communication_in_training_is_scaled() -> None:
-    twice = replace(MODEL, in_training=2.0)
-    place = Place(4, 4, 0.5)
-    assert twice.step(place, 64, "flat").comm == pytest.approx(2 * MODEL.step(place, 64, "flat").comm)
+def test_what_communication_takes_in_training() -> None:
+    """Twice as long as alone where it was measured; elsewhere as much longer as there."""
+    place = Place(4, 4, 0.25)
+    step = MODEL.step(place, 64, "flat")
+    phases = times(4, 64, 0.25).phases | {"comm": 2 * step.comm}
+    found = in_training(MODEL, [PointTimes(4, 4, 64, 0.25, "flat", 1.0, phases)])
+    assert found.in_training == pytest.approx(2.0)
+    assert found.step(place, 64, "flat").comm == pytest.approx(2 * step.comm)
+    assert found.step(network(NETWORKS[2]), 64, "flat").comm == pytest.approx(
+        MODEL.step(network(NETWORKS[2]), 64, "flat").comm + step.comm
+    )
+    assert in_training(MODEL, [times(1, 64, 0.25)]) == MODEL
+
+
+def test_corrections_belong_to_the_network_that_was_measured() -> None:
+    half = replace(MODEL, corrections={"sharded": 0.5})
+    place = Place(4, 4, 0.25)
+    assert half.communication("sharded", place)[0] == pytest.approx(MODEL.communication("sharded", place)[0] / 2)
+    stated = network(NETWORKS[0])
+    assert half.communication("sharded", stated) == MODEL.communication("sharded", stated)
