@@ -42,7 +42,9 @@ class Agreement:
         """
         self.world, self.with_steps, self.report = world, with_steps, report
         self.value = GO_ON
-        self._mine, self._largest = np.zeros(1, np.int32), np.zeros(1, np.int32)
+        # As many numbers as ranks, of which the first counts: for fewer, Open MPI's algorithm that halves the buffer
+        # gives way to a ring, with 2 (P - 1) messages one after the other instead of 2 log2 P.
+        self._mine, self._largest = np.zeros((2, world.size), np.int32)
 
     @contextmanager
     def with_step(self) -> Iterator[None]:

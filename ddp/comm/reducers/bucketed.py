@@ -43,7 +43,8 @@ class BucketedReducer(Reducer):
         super().__init__(world, model, blocks)
         sums = model.gradient_sums
         self.buckets = make_buckets(sums.nbytes, sums.itemsize, int(bucket_mb * (1 << 20)))
-        self.comm = world.comm.Dup()
+        with world.collective("communicator of the buckets"):
+            self.comm = world.comm.Dup()
         # On one node it is the cores that move the bytes: a thread would only take them from the kernels.
         self.progress = ProgressThread() if world.num_nodes > 1 else None
         self._transfers: list[Transfer] = []
@@ -97,4 +98,5 @@ class BucketedReducer(Reducer):
         """End the thread, and give the communicator back."""
         if self.progress is not None:
             self.progress.close()
-        self.comm.Free()
+        with self.world.collective("end of the buckets' communicator"):
+            self.comm.Free()

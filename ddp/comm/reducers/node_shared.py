@@ -106,17 +106,18 @@ class NodeSharedReducer(Reducer):
         parts = cut_into_parts(blocks, world.smallest_node)
         has_part = node.rank < len(parts)
         self.part = parts[node.rank] if has_part else cut_into_parts(blocks[:0], 1)[0]
-        self._gradients = SharedMemory(node, _on_lines(4 * count))
-        self._rows = self._gradients.rows(kind)
         squares, parameters, state, end = np.cumsum([0, *map(_on_lines, (8 * len(blocks), 4 * count, 4 * count))])
-        self._common = SharedMemory(node, int(end) if node.rank == 0 else 0)
+        with world.collective("memory that the node shares", _on_lines(4 * count)):
+            self._gradients = SharedMemory(node, _on_lines(4 * count))
+            self._common = SharedMemory(node, int(end) if node.rank == 0 else 0)
+            self._across = world.comm.Split(node.rank if has_part else MPI.UNDEFINED, world.rank)
+        self._rows = self._gradients.rows(kind)
         self._squares = self._common.array(0, squares, len(blocks), np.float64)
         self._state = self._common.array(0, state, count, np.float32)
         self.make_state()[:] = 0  # an MPI's memory need not be
         model.use_memory(self._common.array(0, parameters, count, np.float32), self._rows[node.rank, :count])
         self._sums = cast("GradientSum", np.zeros(self.part.size if world.num_nodes > 1 else 0, kind))
-        self._across = world.comm.Split(node.rank if has_part else MPI.UNDEFINED, world.rank)
-        self._common.meet()
+        self._meet("parameters in the node's memory")
 
     @property
     def addends(self) -> Addends:
@@ -151,9 +152,12 @@ class NodeSharedReducer(Reducer):
     def gather_squares(self, squares: Float64) -> Float64:
         """Wait until all ranks of the node have written theirs."""
         self._squares[self.part.rows] = squares
-        with self.world.collective("updates of the node's ranks"):
-            self._common.meet()
+        self._meet("updates of the node's ranks")
         return self._squares
+
+    def _meet(self, what: str) -> None:
+        with self.world.collective(what):
+            self._common.meet()
 
     def publish(self, squares: Float64) -> Float64:
         """Wait until all ranks of the node have updated their parts."""
@@ -166,7 +170,8 @@ class NodeSharedReducer(Reducer):
     def close(self) -> None:
         """Give the memory back; the model keeps its parameters, in memory of its own."""
         self.model.use_memory(self.model.parameters.copy(), np.zeros_like(self.model.gradient_sums))
-        self._gradients.free()
-        self._common.free()
-        if self._across != MPI.COMM_NULL:
-            self._across.Free()
+        with self.world.collective("end of the node's memory"):
+            self._gradients.free()
+            self._common.free()
+            if self._across != MPI.COMM_NULL:
+                self._across.Free()
