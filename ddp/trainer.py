@@ -216,6 +216,7 @@ class Trainer:
 
     def _use_rung(self, rung: str) -> None:
         with self.timers.excluded():
+            self.update.replicas.check(self.step)  # a copy that has changed would be lost, or spread, unseen
             self.update.use(rung)
 
     def _sgd_step(self) -> None:

@@ -226,10 +226,20 @@ def test_a_rank_whose_parameters_have_changed_is_named(
     odd: int, start: Start, flavour: Flavour, tmp_path: Path
 ) -> None:
     program = [sys.executable, "-c", FLIP, str(odd)]
-    job = start(3, "--comm.check_every", "5", "--output.name", "run", cwd=tmp_path, program=program)
+    arguments = ["--comm.check_every", "5", "--comm.reducer", "flat", "--output.name", "run"]
+    job = start(3, *arguments, cwd=tmp_path, program=program)
     named = [f"rank {odd} on {socket.gethostname()} has other parameters than most ranks after step 10 (1.weight)"]
     check_one_line(job, flavour, 4, [*named, "all ranks agreed after step 5"])
     assert not (tmp_path / "runs" / "run" / "model.safetensors").exists()
+
+
+def test_it_is_named_before_another_reducer_takes_the_parameters(
+    start: Start, flavour: Flavour, tmp_path: Path
+) -> None:
+    program = [sys.executable, "-c", FLIP, "0"]  # rank 0's would become those of the whole node
+    job = start(3, "--comm.reducer", "auto", cwd=tmp_path, program=program)
+    named = f"rank 0 on {socket.gethostname()} has other parameters than most ranks after step 9 (1.weight)"
+    check_one_line(job, flavour, 4, [named, "all ranks agreed after step 0"])
 
 
 def test_ranks_that_differ_are_found_at_the_end_at_the_latest(start: Start, flavour: Flavour, tmp_path: Path) -> None:

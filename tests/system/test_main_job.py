@@ -27,6 +27,8 @@ FIELDS = {
         slowest_rank forward_ms backward_ms wait_ms""",
     "eval": """split epoch step loss accuracy samples""",
     "checkpoint": """path step""",
+    "reducer": """step rung reason step_ms""",
+    "straggler": """step rank text""",
     "end": """steps epochs wall_s train_s samples_per_s gflops_per_rank peak_gflops_per_rank fraction_of_peak
         parameters_sha256""",
 }
@@ -121,6 +123,7 @@ def test_the_metrics(ranks: int, run_of: Runs) -> None:
     assert [line["epoch"] for line in by_event["eval"]] == list(range(1, EPOCHS + 1))
     assert {line["samples"] for line in by_event["eval"]} == {TEST_SAMPLES}
     assert by_event["eval"][-1]["accuracy"] >= 0.97
+    assert len(by_event["reducer"]) == (ranks > 1)
     assert (last["steps"], last["epochs"]) == (steps, EPOCHS)
 
 
