@@ -3,7 +3,7 @@
     pip install tbb                     # and its folder in LD_LIBRARY_PATH, else that layer is reported as missing
     python -m benchmarks.threads --write docs/performance.md -- --config configs/mnist_cnn.toml --train.steps 100
 
-Runs are interleaved whole runs of `python -m launch run -n 1`, thus under mpirun, as in `benchmarks.ranks`.
+Runs are interleaved whole runs of `python -m launch run -n 1`, thus under mpirun, as those of a scaling study.
 """
 
 from __future__ import annotations

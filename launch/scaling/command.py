@@ -36,14 +36,14 @@ if TYPE_CHECKING:
 
 __all__ = ["add_parser", "run"]
 
-EXIT_INCOMPLETE = 1
+EXIT_FAILURE = 1
 STUDIES = Path("studies")
 
 
 def run(
     options: argparse.Namespace, program: Sequence[str], trainer: Sequence[str], library: Callable[[], Library]
 ) -> int:
-    """Run the command; 0 if all points are measured, else EXIT_INCOMPLETE, or that of a signal.
+    """Run the command; 0 if all points are measured and trained the same bits, else EXIT_FAILURE, or that of a signal.
 
     Raises:
         UsageError: for the user's mistakes, those in the trainer's arguments too.
@@ -146,7 +146,7 @@ def _carry_out(session: Session, options: argparse.Namespace) -> int:
         session.trial()
     except RunFailed as failure:
         say(f"error: the first run, a trial, failed: {failure}; its last lines:\n{failure.tail}")
-        return EXIT_INCOMPLETE
+        return EXIT_FAILURE
     _make_all(session)
     simulate_study(session.folder, say)
     return close(session.folder, session.study, session.measurements)
@@ -182,16 +182,20 @@ def write_report(folder: Path) -> None:
 def close(folder: Path, study: Study, measurements: Sequence[Measurement]) -> int:
     """Write the report, and show what came of the study; the exit code."""
     from launch.scaling import closing
+    from launch.scaling.flags import same_bits
 
     missing = study.missing(measurements)
     if not measurements:
         say(f"error: nothing is measured in {folder}")
-        return EXIT_INCOMPLETE
+        return EXIT_FAILURE
     series = closing.show_table(study, measurements)
     for line in closing.words(study, series, measurements):
         say(line)
     write_report(folder)
-    return _tell_missing(folder, study, missing) if missing else 0
+    if missing:
+        return _tell_missing(folder, study, missing)
+    bits = same_bits(measurements)
+    return 0 if bits is None or bits.same else EXIT_FAILURE
 
 
 def _tell_missing(folder: Path, study: Study, missing: Sequence[Run]) -> int:
@@ -203,7 +207,7 @@ def _tell_missing(folder: Path, study: Study, missing: Sequence[Run]) -> int:
         if words := last_words(folder, run):
             say(f"error: the job of {run.name} said last: {words.removeprefix('error: ')}")
             break
-    return EXIT_INCOMPLETE
+    return EXIT_FAILURE
 
 
 def _report(folder: Path) -> int:
@@ -230,7 +234,7 @@ def _train_to_target(session: Session, options: argparse.Namespace) -> int:
     wanted = wanted_of(study, target(options), batches(options, study))
     failed = run_accuracy(session.folder, wanted, study.config, study.settings.trainer, session.runner, say)
     write_report(session.folder)
-    return EXIT_INCOMPLETE if failed else 0
+    return EXIT_FAILURE if failed else 0
 
 
 def _say_how_to_go_on(begun: Sequence[Session]) -> None:

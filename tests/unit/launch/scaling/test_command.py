@@ -35,6 +35,7 @@ class Pretended:
         self.failing: Callable[[str], bool] = lambda name: False
         self.interrupted_at = -1
         self.step_ms = 10.0
+        self.digest: Callable[[int], str] = lambda ranks: "ab" * 32
         self.config = CONFIG
         self.collectives: list[tuple[int, int]] = []
 
@@ -49,7 +50,8 @@ class Pretended:
         every, steps = int(given["--output.log_every"]), int(given["--train.steps"])
         records = tuple(step_record(step, self.step_ms / ranks) for step in range(every, steps + 1, every))
         facts = {"command": "c", "others_busy_cores": 0.0, "started_at": "t", "wall_s": 3.0, "tensor_bytes": [40]}
-        return Recorded(start_record(ranks), records, END, "", 0, ()), facts
+        end = END | {"parameters_sha256": self.digest(ranks)}
+        return Recorded(start_record(ranks), records, end, "", 0, ()), facts
 
     def trace(self, runner: Any, study: Any, threads: int) -> None:
         folder = runner.folder / f"trace-threads-{threads}"
@@ -128,6 +130,17 @@ def test_doubts_are_in_the_table_and_explained(pretended: Pretended, capfd: pyte
     assert "oversubscribed: more threads than physical cores: they take turns" in out
     (folder,) = Path("studies").iterdir()
     assert folder.name.startswith("mlp-digits-")
+
+
+def test_different_bits_are_an_error(pretended: Pretended, capfd: pytest.CaptureFixture[str]) -> None:
+    pretended.digest = lambda ranks: f"{ranks:02d}" * 32
+    assert scale(SMALL) == 1
+    out, err = capfd.readouterr()
+    assert err == (
+        "error: runs with batch 64 trained different bits though comm.exact is on: 010101010101 at"
+        " ranks-1-threads-1-batch-64; 020202020202 at ranks-2-threads-1-batch-64\n"
+    )
+    assert "report: study" in out
 
 
 def test_the_trial_chooses_the_steps(pretended: Pretended, tmp_path: Path) -> None:
