@@ -22,15 +22,13 @@ from launch.scaling.predict import Predictions, predict_study
 from launch.scaling.prediction_plots import draw_predictions
 from launch.scaling.records import Measurement, read_measurements
 from launch.scaling.simulate import simulation_section
-from launch.scaling.study import Study, read_study
+from launch.scaling.study import ACCURACY, Study, read_study
 from launch.scaling.summary import CONFIDENCE, Row, Series, summarise
 from launch.scaling.tables import Marks, factors_table, markdown_table, phases_table, points_csv, points_table
 from launch.scaling.words import baseline_rule, summary
 from launch.wording import count
 
 POINTS = "points.jsonl"
-FIRST = 4
-"""Sections before the contents: title, what was studied, the summary, the baseline."""
 FILES = ("report.html", "report.md", "report.json", "points.csv")
 NO_PLOTS = "There are no plots, since matplotlib is not installed: `pip install 'ddp-sgd[plot]'`, then `{command}`."
 
@@ -130,15 +128,25 @@ def find_out(folder: Path) -> Findings:
 
 def render_markdown(findings: Findings) -> str:
     """The whole report."""
-    study, marks = findings.study, Marks(findings.series)
-    sections = [
+    is_measured = bool(findings.measurements)
+    opening = [
         f"# {findings.title}",
         headline(findings),
         _list(findings.summary),
-        baseline_rule(study, findings.series),
+        baseline_rule(findings.study, findings.series) if is_measured else "",
     ]
-    if findings.faults:
-        sections += ["## What is wrong", fault_list(findings.faults)]
+    body = _scaling_sections(findings) if is_measured else []
+    body.append(accuracy_section(findings.folder).strip())
+    if is_measured:
+        body += ["## How to read this", READING, "## Machine and software", machine_table(findings.measurements)]
+    body = [section for section in [*body, "## To repeat it", commands(findings)] if section]
+    return "\n\n".join(filter(None, [*opening, contents(body), *body])) + "\n"
+
+
+def _scaling_sections(findings: Findings) -> list[str]:
+    """What is wrong, what was measured, and what that predicts."""
+    marks = Marks(findings.series)
+    sections = ["## What is wrong", fault_list(findings.faults)] if findings.faults else []
     if not findings.has_matplotlib:
         sections.append(NO_PLOTS.format(command=report_command(findings.folder)))
     sections += _pictures(findings, "speed-up", "efficiency")
@@ -153,12 +161,7 @@ def render_markdown(findings: Findings) -> str:
     sections += _pictures(findings, "predicted-measured", "predicted-efficiency")
     if simulation := simulation_section(findings.folder).strip():
         sections += ["### Simulated networks", simulation]
-    sections.append(accuracy_section(findings.folder).strip())
-    sections += ["## How to read this", READING, "## Machine and software", machine_table(findings.measurements)]
-    sections += ["## To repeat it", commands(findings)]
-    sections = [section for section in sections if section]
-    sections.insert(FIRST, contents(sections[FIRST:]))
-    return "\n\n".join(sections) + "\n"
+    return sections
 
 
 def contents(sections: Sequence[str]) -> str:
@@ -170,10 +173,15 @@ def contents(sections: Sequence[str]) -> str:
 def headline(findings: Findings) -> str:
     """What was studied, in a sentence or two."""
     study, settings = findings.study, findings.study.settings
+    how_often = (
+        f"{count(settings.repeats, 'repeat')} of {count(study.steps, 'step')} in an order drawn anew each round"
+        f" (seed {settings.seed})"
+    )
+    if settings.mode == ACCURACY:
+        how_often = f"{count(settings.repeats, 'seed')} a batch"
     return (
         f"{study.title}, batch {study.batch} in {study.shards} logical shards; {_numbers('rank', settings.ranks)},"
-        f" {_numbers('thread', settings.threads)} each; mode {settings.mode}, {count(settings.repeats, 'repeat')} of"
-        f" {count(study.steps, 'step')} in an order drawn anew each round (seed {settings.seed}); begun"
+        f" {_numbers('thread', settings.threads)} each; mode {settings.mode}, {how_often}; begun"
         f" {study.started_at or 'at an unknown time'} (UTC)."
     )
 

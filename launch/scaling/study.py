@@ -15,7 +15,7 @@ from launch.scaling.records import Measurement, Point
 from launch.verify import shards_for
 
 FILE = "study.json"
-STRONG, WEAK = "strong", "weak"
+STRONG, WEAK, ACCURACY = "strong", "weak", "accuracy"
 MODES = {"strong": (STRONG,), "weak": (WEAK,), "both": (STRONG, WEAK)}
 
 RUN_S = 4.0

@@ -32,4 +32,10 @@ def test_batches_are_trained_to_a_target(tmp_path: Path) -> None:
         assert result.losses[:epochs] == results[batch, 1].losses[:epochs]
     runs = tmp_path / "study" / "runs"
     assert not list(runs.glob("*/checkpoints"))  # of those that were ended at the target
-    assert "the same to the last bit" in (tmp_path / "study" / "report.md").read_text()
+    report = (tmp_path / "study" / "report.md").read_text()
+    assert "the same to the last bit" in report
+    assert "mode accuracy, 1 seed a batch; begun" in report
+    assert [line for line in report.splitlines() if line.startswith("## ")] == [
+        "## Batch size and accuracy",
+        "## To repeat it",
+    ]
