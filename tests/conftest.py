@@ -1,8 +1,9 @@
-"""What must stand before NumPy, Numba and MPI are loaded, and how hypothesis draws."""
+"""What must stand before NumPy, Numba and MPI are loaded, how hypothesis draws, and that signals are heeded."""
 
 from __future__ import annotations
 
 import os
+import signal
 
 from hypothesis import settings
 
@@ -16,3 +17,6 @@ environment.prepare()
 settings.register_profile("local", deadline=None, max_examples=25)
 settings.register_profile("ci", deadline=None, max_examples=25, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a script
+    signal.signal(signal.SIGINT, signal.default_int_handler)
