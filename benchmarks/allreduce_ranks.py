@@ -9,7 +9,6 @@ import json
 import resource
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, cast
@@ -22,6 +21,7 @@ import numpy as np  # noqa: E402
 from mpi4py import MPI  # noqa: E402
 
 from benchmarks.contestants.task import MOMENTUM  # noqa: E402
+from ddp.comm.collectives import FlatBuffers, turn  # noqa: E402
 from ddp.comm.reducers import NodeSharedReducer, build_reducer  # noqa: E402
 from ddp.comm.reducers.bucketed import BucketedReducer  # noqa: E402
 from ddp.comm.reducers.node_shared import shared_memory_shortage  # noqa: E402
@@ -29,7 +29,7 @@ from ddp.comm.reports import ShardReports  # noqa: E402
 from ddp.comm.world import PIECE, World  # noqa: E402
 from ddp.config import BatchConfig, CommConfig  # noqa: E402
 from ddp.kernels.jit import exclusive_cache  # noqa: E402
-from ddp.kernels.types import Float32, GradientSum  # noqa: E402
+from ddp.kernels.types import GradientSum  # noqa: E402
 from ddp.kernels.update import make_blocks  # noqa: E402
 from ddp.observe import provenance  # noqa: E402
 from ddp.optim import SGD  # noqa: E402
@@ -68,25 +68,9 @@ class Buffers:
         self.slices = {str(k): slice(part.start, part.stop) for k, part in enumerate(edges) if len(part)}
 
 
-class Network:
-    """What a reducer needs of a model (`ddp.comm.reducers.Buffers`), with sums of one kind."""
-
-    def __init__(self, buffers: Buffers, kind: str) -> None:
-        """Lie in the shared memory."""
-        self.parameters: Float32 = buffers.parameters
-        self.gradient_sums = cast("GradientSum", buffers.gradient.view(KINDS[kind]))
-        self.parameter_slices = buffers.slices
-
-    @property
-    def num_parameters(self) -> int:
-        """Length of the flat buffers."""
-        return int(self.parameters.size)
-
-    def use_memory(self, parameters: Float32, gradient_sums: GradientSum) -> None:
-        """Move: `node_shared` has memory of its own."""
-        parameters.fill(0)
-        gradient_sums.fill(0)
-        self.parameters, self.gradient_sums = parameters, gradient_sums
+def network(buffers: Buffers, kind: str) -> FlatBuffers:
+    """What a reducer needs of a model, with sums of one kind, in the shared memory."""
+    return FlatBuffers(buffers.parameters, cast("GradientSum", buffers.gradient.view(KINDS[kind])), buffers.slices)
 
 
 class Rung:
@@ -94,7 +78,7 @@ class Rung:
 
     def __init__(self, name: str, kind: str, world: World, buffers: Buffers) -> None:
         """Build it; collective."""
-        self.world, self.network = world, Network(buffers, kind)
+        self.world, self.network = world, network(buffers, kind)
         self.reports = ShardReports(BatchConfig().shards, len(buffers.slices), 0).integers
         blocks = make_blocks(buffers.slices.values())
         reducer, _, compression = name.partition(", ")
@@ -143,7 +127,7 @@ class Allreduce:
 
     def __init__(self, kind: str, world: World, buffers: Buffers) -> None:
         """Take the buffers."""
-        self.comm, self.network = world.comm, Network(buffers, kind)
+        self.comm, self.network = world.comm, network(buffers, kind)
         blocks = make_blocks(buffers.slices.values())
         self.scales = np.ones(len(buffers.slices), np.float32)
         self.optimizer = SGD(
@@ -168,7 +152,7 @@ class ScatterGather:
 
     def __init__(self, kind: str, world: World, buffers: Buffers) -> None:
         """Cut the buffers into equal parts."""
-        self.comm, self.network, count = world.comm, Network(buffers, kind), buffers.parameters.size
+        self.comm, self.network, count = world.comm, network(buffers, kind), buffers.parameters.size
         parts = [block_partition(count, world.size, rank) for rank in range(world.size)]
         self.lengths = [len(part) for part in parts]
         mine = slice(parts[world.rank].start, parts[world.rank].stop)
@@ -260,15 +244,6 @@ def check(world: World, rung: Rung, name: str) -> None:
     for array in (rung.network.gradient_sums, rung.network.parameters, *rung.optimizer.state.values()):
         array.fill(0)
     world.comm.Barrier()
-
-
-def turn(world: World, action: Callable[[], object], steps: int) -> float:
-    """Seconds of a step, of the slowest rank."""
-    world.comm.Barrier()
-    start = time.perf_counter()
-    for _ in range(steps):
-        action()
-    return float(world.comm.allreduce((time.perf_counter() - start) / steps, op=MPI.MAX))
 
 
 def fresh_bytes(world: World, action: Callable[[], object]) -> int:

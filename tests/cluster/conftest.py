@@ -17,6 +17,8 @@ from tests.cluster.cluster import Cluster
 from tests.cluster.failures import EXIT_FAILURE, FAULTS, SILENT, Row
 from tests.cluster.jobs import TRAIN, Bits, ClusterJob, Ends, Mpi, final_sha256, find_mpi
 from tests.cluster.requirements import missing
+from tests.cluster.slurm import Slurm
+from tests.cluster.slurm import missing as slurm_missing
 from tests.system.jobs import Finished, Job
 
 HERE = Path(__file__).parent
@@ -76,11 +78,31 @@ def cluster(shared_cluster: Cluster) -> Iterator[Cluster]:
 @pytest.fixture(params=["mpich", "openmpi"])
 def mpi(request: pytest.FixtureRequest) -> Mpi:
     """Each of two MPIs."""
-    found = find_mpi(request.param)
+    return demanded(request.param)
+
+
+@pytest.fixture
+def mpich() -> Mpi:
+    """One MPI is enough for what has nothing to do with MPI."""
+    return demanded("mpich")
+
+
+def demanded(name: str) -> Mpi:
+    """An MPI by name; without it the test is skipped."""
+    found = find_mpi(name)
     if isinstance(found, str):
         skip(found)
     assert isinstance(found, Mpi)
     return found
+
+
+@pytest.fixture
+def slurm(cluster: Cluster) -> Iterator[Slurm]:
+    """Slurm on the four hosts, with nothing queued."""
+    if reason := slurm_missing():
+        skip(reason)
+    with Slurm(cluster) as slurm:
+        yield slurm
 
 
 @pytest.fixture(scope="session")

@@ -11,25 +11,13 @@ from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.cluster.cluster import Cluster
 from tests.cluster.conftest import skip
-from tests.cluster.jobs import ClusterJob, Mpi, find_mpi
+from tests.cluster.jobs import ClusterJob, Mpi
 from tests.cluster.processes import LISTENER, processes_of
 
 WITHIN_S = 90.0
 FAKETIME = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
-
-
-@pytest.fixture
-def mpich() -> Mpi:
-    """One MPI is enough for what has nothing to do with MPI."""
-    found = find_mpi("mpich")
-    if isinstance(found, str):
-        skip(found)
-    assert isinstance(found, Mpi)
-    return found
 
 
 class Report:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,24 +11,14 @@ from launch.scaling.records import Measurement, read_measurements
 from launch.scaling.study import read_study
 from launch.scaling.submit import read_jobs
 from tests.cluster.cluster import Cluster
-from tests.cluster.conftest import skip
 from tests.cluster.jobs import ENVIRONMENT, Mpi
 from tests.cluster.processes import wait_until
-from tests.cluster.slurm import Slurm, missing
+from tests.cluster.slurm import Slurm
 from tests.system.jobs import ROOT, SET_FOR_TESTS
 
 POINTS = ["--mode", "strong", "--repeats", "1", "--steps", "20", "--output", "study"]
 SMALL = ["--", "--model.hidden", "[16]"]
 TOGETHER_S = 240.0
-
-
-@pytest.fixture
-def slurm(cluster: Cluster) -> Iterator[Slurm]:
-    """Slurm on the four hosts, with nothing queued."""
-    if reason := missing():
-        skip(reason)
-    with Slurm(cluster) as slurm:
-        yield slurm
 
 
 def environment(**variables: str) -> dict[str, str]:

@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.cluster import Cluster
-from tests.cluster.conftest import skip
-from tests.cluster.jobs import Mpi, find_mpi
+from tests.cluster.jobs import Mpi
 from tests.cluster.processes import processes_of
 from tests.cluster.test_scale import environment
 from tests.system.jobs import LAUNCH, Job
@@ -25,16 +24,6 @@ BUSY = 2
 """Processes on the busy core: one alone takes less than half of it from a rank that sleeps while it waits."""
 # Long enough a step that the kernel's scheduler can deal out the core several times meanwhile.
 LONG_STEPS = ["--batch.size", "1024", "--comm.reducer", "flat"]
-
-
-@pytest.fixture
-def mpich() -> Mpi:
-    """One MPI is enough for what has nothing to do with MPI."""
-    found = find_mpi("mpich")
-    if isinstance(found, str):
-        skip(found)
-    assert isinstance(found, Mpi)
-    return found
 
 
 class Report:

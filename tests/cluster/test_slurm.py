@@ -4,29 +4,18 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.cluster.cluster import Cluster
-from tests.cluster.conftest import Bits, skip
+from tests.cluster.conftest import Bits
 from tests.cluster.jobs import ENDLESS, ENVIRONMENT, JOB, Mpi, final_sha256
 from tests.cluster.processes import wait_until
-from tests.cluster.slurm import Slurm, missing
+from tests.cluster.slurm import Slurm
 from tests.system.jobs import ROOT, SET_FOR_TESTS, records
 
 STEPS = (*JOB, "--output.name", "run", "--train.epochs", "1000", "--train.steps", "800")
 INTERRUPTED = "interrupted by SIGUSR1: checkpoint of step "
-
-
-@pytest.fixture
-def slurm(cluster: Cluster) -> Iterator[Slurm]:
-    """Slurm on the four hosts, with nothing queued."""
-    if reason := missing():
-        skip(reason)
-    with Slurm(cluster) as slurm:
-        yield slurm
 
 
 def write_script(mpi: Mpi, folder: Path, arguments: tuple[str, ...], *options: str) -> Path:
