@@ -173,6 +173,24 @@ def confirming(found: Result, wanted: Wanted) -> list[Training]:
     return [replace(found.training, ranks=ranks, epochs=epochs) for ranks in others]
 
 
+def planned(wanted: Wanted, config: Mapping[str, Any], done: Mapping[str, Result]) -> list[Training]:
+    """All trainings of a study in their order; those that confirm one that is not done yet are as long as it may take.
+
+    Args:
+        wanted: by the user.
+        config: the trainer's, by section.
+        done: what came of those that were made, by name.
+    """
+    trainings = []
+    for training in finding(wanted, config):
+        trainings.append(training)
+        if training.seed == int(config["seed"]):
+            found = done.get(training.name)
+            others = [replace(training, ranks=ranks) for ranks in wanted.ranks if ranks != training.ranks]
+            trainings += others if found is None else confirming(found, wanted)
+    return trainings
+
+
 def read_results(folder: Path) -> list[Result]:
     """All trainings of a study so far.
 

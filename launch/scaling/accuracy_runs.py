@@ -14,6 +14,7 @@ from launch.scaling import accuracy
 from launch.scaling.accuracy import Result, Training, Wanted
 from launch.scaling.records import append, read_lines
 from launch.scaling.runs import RunFailed, Runner, tail
+from launch.scaling.study import Study
 from launch.wording import count
 
 NON_FINITE, MISTAKE, STOPPED = 3, 2, 75
@@ -64,6 +65,18 @@ def run_accuracy(
         if training.ranks == max(wanted.ranks) and training.seed == int(config["seed"]):
             queue[:0] = accuracy.confirming(result, wanted)
     return failed
+
+
+def what_is_missing(folder: Path, study: Study) -> str:
+    """Which trainings, in a line; empty if all are there."""
+    wanted = accuracy.read_wanted(folder)
+    if wanted is None:
+        return f"nothing is trained in {folder} yet; this begins it: {study.command}"
+    done = {result.training.name: result for result in accuracy.read_results(folder)}
+    planned = accuracy.planned(wanted, study.config, done)
+    missing = [training.name for training in planned if training.name not in done]
+    names = ", ".join(missing[:4]) + (", ..." if len(missing) > 4 else "")
+    return f"{count(len(missing), 'training')} of {len(planned)} are missing: {names}" if missing else ""
 
 
 def in_words(result: Result, target: float) -> str:

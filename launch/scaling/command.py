@@ -215,9 +215,11 @@ def _report(folder: Path) -> int:
     from launch.scaling.records import read_measurements
     from launch.scaling.session import POINTS
     from launch.scaling.simulate import simulate_study
-    from launch.scaling.study import read_study
+    from launch.scaling.study import ACCURACY, read_study
 
     study = read_study(folder)
+    if study.settings.mode == ACCURACY:
+        return _close_accuracy(folder, study)
     submit.collect(folder)
     simulate_study(folder, say)
     try:
@@ -232,9 +234,17 @@ def _train_to_target(session: Session, options: argparse.Namespace) -> int:
 
     study = session.study
     wanted = wanted_of(study, target(options), batches(options, study))
-    failed = run_accuracy(session.folder, wanted, study.config, study.settings.trainer, session.runner, say)
-    write_report(session.folder)
-    return EXIT_FAILURE if failed else 0
+    run_accuracy(session.folder, wanted, study.config, study.settings.trainer, session.runner, say)
+    return _close_accuracy(session.folder, study)
+
+
+def _close_accuracy(folder: Path, study: Study) -> int:
+    from launch.scaling.accuracy_runs import what_is_missing
+
+    write_report(folder)
+    if missing := what_is_missing(folder, study):
+        say(f"error: {missing}")
+    return EXIT_FAILURE if missing else 0
 
 
 def _say_how_to_go_on(begun: Sequence[Session]) -> None:

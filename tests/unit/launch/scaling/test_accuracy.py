@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from launch import cli
 from launch.errors import UsageError
 from launch.scaling.accuracy import (
     Result,
@@ -25,11 +26,13 @@ from launch.scaling.accuracy import (
 from launch.scaling.accuracy_report import accuracy_section, sentences
 from launch.scaling.accuracy_runs import run_accuracy
 from launch.scaling.runs import Runner
-from launch.scaling.study import Settings, Study
+from launch.scaling.study import Settings, Study, write_study
 
 CONFIG: dict[str, Any] = {
     "seed": 7,
     "model": {"name": "mlp"},
+    "data": {"name": "digits"},
+    "comm": {"exact": True, "compression": "none", "sync_every": 1},
     "batch": {"size": 64, "shards": 8},
     "loss": {"reduction": "mean"},
     "optimizer": {"lr": 0.1},
@@ -219,6 +222,33 @@ def test_a_training_that_is_not_finite_is_a_result(tmp_path: Path, trainer: Trai
     assert failed == []
     assert "batch 1024, 2 ranks, seed 7: a loss or a gradient was not finite" in said
     assert "**breaks at batch 1024**" in accuracy_section(tmp_path)
+
+
+def report(folder: Path) -> int:
+    return cli.main(["scale", "report", str(folder)])
+
+
+def test_the_report_anew(tmp_path: Path, trainer: Trainer, capfd: pytest.CaptureFixture[str]) -> None:
+    command = "python -m launch scale --mode accuracy"
+    write_study(tmp_path, replace(study(repeats=3), command=command))
+    assert report(tmp_path) == 1
+    assert capfd.readouterr().err == f"error: nothing is trained in {tmp_path} yet; this begins it: {command}\n"
+    run(tmp_path, trainer)
+    (tmp_path / "report.md").unlink()
+    assert report(tmp_path) == 0
+    assert "breaks at batch 1024" in (tmp_path / "report.md").read_text()
+    out, err = capfd.readouterr()
+    assert f"report: {tmp_path / 'report.md'}" in out
+    assert err == ""
+    path = tmp_path / "accuracy.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    assert json.loads(lines[2])["training"]["batch"] == 256
+    path.write_text("".join([*lines[:2], *lines[5:]]))  # without 256 on both, and 1024 on 2 ranks
+    assert report(tmp_path) == 1
+    names = [
+        f"accuracy-batch-{batch}-ranks-{ranks}-threads-1-seed-7" for batch, ranks in ((256, 2), (256, 1), (1024, 2))
+    ]
+    assert capfd.readouterr().err == f"error: 3 trainings of 12 are missing: {', '.join(names)}\n"
 
 
 def test_a_damaged_line_is_named(tmp_path: Path) -> None:
