@@ -19,6 +19,9 @@ from launch.wording import count
 
 NON_FINITE, MISTAKE, STOPPED = 3, 2, 75
 """Exit codes of the trainer; the last is that of a run that was asked to stop."""
+LIMIT_S = 7 * 86400.0
+"""Of a training, unless the user gives one: how long it takes to the target is what is to be found out. One that hangs
+ends nevertheless, by the trainer's own watch over its ranks (comm.timeout_s)."""
 OUTPUT, METRICS = "output.log", "metrics.jsonl"
 
 
@@ -96,6 +99,7 @@ class _Jobs:
 
     def __init__(self, runner: Runner, trainer: tuple[str, ...], wanted: Wanted) -> None:
         self.runner, self.trainer, self.wanted = runner, trainer, wanted
+        runner.limit_s = runner.limit_s or LIMIT_S
 
     def num_samples(self) -> int:
         """Of the training set: from a run of one step, which also compiles the kernels."""

@@ -51,6 +51,7 @@ class Trainer:
     def __init__(self, epochs: dict[int, int]) -> None:
         self.epochs, self.names = epochs, list[str]()
         self.codes: dict[str, int] = {}
+        self.limits_s = set[float]()
         self.noise: Callable[[int], float] = lambda ranks: 0.0
 
     def run(
@@ -59,6 +60,7 @@ class Trainer:
         values = dict(itertools.pairwise(command))
         folder = Path(values["--output.dir"]) / values["--output.name"]
         self.names.append(folder.name)
+        self.limits_s.add(float(values["--timeout"]))
         output.write_text("error: lr = 9: use less\n" if self.codes.get(folder.name) == 2 else "the last line\n")
         ranks = int(values["-n"])
         with (folder / "metrics.jsonl").open("w") as log:
@@ -95,9 +97,11 @@ def trainer() -> Trainer:
     return Trainer(EPOCHS)
 
 
-def run(folder: Path, trainer: Trainer, wanted: Wanted = WANTED) -> tuple[list[Training], list[str]]:
+def run(
+    folder: Path, trainer: Trainer, wanted: Wanted = WANTED, limit_s: float | None = None
+) -> tuple[list[Training], list[str]]:
     said: list[str] = []
-    runner = Runner(folder, trainer, ["--mpi", "mpich"])  # type: ignore[arg-type]
+    runner = Runner(folder, trainer, ["--mpi", "mpich"], limit_s)  # type: ignore[arg-type]
     return run_accuracy(folder, wanted, CONFIG, ("--config", "c.toml"), runner, said.append), said
 
 
@@ -177,6 +181,14 @@ def test_a_training_that_fails_is_said_and_the_others_are_made(tmp_path: Path, t
     assert [training.name for training in failed] == [name]
     assert any("exit code 4" in line and "the last line" in line for line in said)
     assert len(read_results(tmp_path)) == 12 - 2  # the failed one, and the one that would confirm it
+
+
+def test_a_training_takes_its_time_unless_the_user_gives_a_limit(tmp_path: Path, trainer: Trainer) -> None:
+    run(tmp_path / "own", trainer)
+    assert min(trainer.limits_s) >= 86400
+    trainer.limits_s.clear()
+    run(tmp_path / "given", trainer, limit_s=50)
+    assert trainer.limits_s == {50}
 
 
 def test_a_mistake_of_the_users_ends_all(tmp_path: Path, trainer: Trainer) -> None:
