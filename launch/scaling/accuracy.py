@@ -131,6 +131,25 @@ def wanted_of(study: Study, target: float, batches: Sequence[int]) -> Wanted:
     return Wanted(target, tuple(sorted(set(batches))), study.batch, ranks, given.threads[0], given.repeats)
 
 
+def fitting(wanted: Wanted, samples: int, data: str, are_given: bool) -> Wanted:
+    """With those of the batches for which there are samples enough.
+
+    Args:
+        wanted: by the user.
+        samples: of the training set.
+        data: its name.
+        are_given: whether the user has asked for these batches: then none is left out.
+
+    Raises:
+        UsageError: if there are too few samples for one that is given.
+    """
+    fit = tuple(batch for batch in wanted.batches if batch <= samples)
+    if are_given and fit != wanted.batches:
+        only = f"{data} has only {samples} training samples; give at most that"
+        raise UsageError(f"--batches {max(wanted.batches)}: {only}")
+    return replace(wanted, batches=fit)
+
+
 def learning_rate(batch: int, config: Mapping[str, Any]) -> float:
     """By the linear rule from the configured batch; a loss that is summed over the batch follows it by itself."""
     factor = batch / int(config["batch"]["size"]) if config["loss"]["reduction"] == "mean" else 1.0
@@ -155,7 +174,7 @@ def finding(wanted: Wanted, config: Mapping[str, Any]) -> list[Training]:
             seed=int(config["seed"]) + repeat,
             lr=learning_rate(batch, config),
             warmup_epochs=warmup_epochs(batch, config),
-            shards=min(batch, max(ranks, int(config["batch"]["shards"]))),
+            shards=shards(batch, ranks, config),
             epochs=epochs,
             schedule_epochs=epochs,
         )
@@ -171,6 +190,11 @@ def confirming(found: Result, wanted: Wanted) -> list[Training]:
         return []
     others = [ranks for ranks in wanted.ranks if ranks != found.training.ranks]
     return [replace(found.training, ranks=ranks, epochs=epochs) for ranks in others]
+
+
+def shards(batch: int, ranks: int, config: Mapping[str, Any]) -> int:
+    """Logical shards of a batch: as configured, but as many as the most ranks at the least, so that all have work."""
+    return min(batch, max(ranks, int(config["batch"]["shards"])))
 
 
 def planned(wanted: Wanted, config: Mapping[str, Any], done: Mapping[str, Result]) -> list[Training]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from launch.errors import UsageError
 from launch.scaling import accuracy
 from launch.scaling.accuracy import Result, Training, Wanted
 from launch.scaling.records import append, read_lines
-from launch.scaling.runs import RunFailed, Runner, tail
+from launch.scaling.runs import RunFailed, tail
+from launch.scaling.session import Session
 from launch.scaling.study import Study
 from launch.wording import count
 
@@ -25,39 +26,43 @@ ends nevertheless, by the trainer's own watch over its ranks (comm.timeout_s).""
 OUTPUT, METRICS = "output.log", "metrics.jsonl"
 
 
-def run_accuracy(
-    folder: Path,
-    wanted: Wanted,
-    config: Mapping[str, Any],
-    trainer: tuple[str, ...],
-    runner: Runner,
-    say: Callable[[str], object],
-) -> list[Training]:
+def find_samples(session: Session, wanted: Wanted) -> tuple[int, str]:
+    """Of the training set, how many and whose: from a run of one step, which also compiles the kernels.
+
+    Raises:
+        RunFailed: if that has not come to its end.
+        UsageError: for a mistake of the user's, in the trainer's arguments too.
+        Interrupted: after a signal.
+    """
+    for result in accuracy.read_results(session.folder):
+        return int(result.provenance["samples"]["train"]), str(result.provenance["data"])
+    start = _Jobs(session, wanted).first_step()
+    return int(start["samples"]["train"]), str(start["data"])
+
+
+def run_accuracy(session: Session, wanted: Wanted, samples: int, say: Callable[[str], object]) -> list[Training]:
     """Make all trainings that are still missing; those that have failed are said, and returned.
 
     Args:
-        folder: of the study.
+        session: the study.
         wanted: by the user.
-        config: the trainer's, by section, as it resolves its arguments.
-        trainer: these arguments.
-        runner: starts runs.
+        samples: of the training set.
         say: takes a line for the user.
 
     Raises:
         UsageError: for a mistake of the user's, in the trainer's arguments too.
         Interrupted: after a signal.
     """
+    folder, config = session.folder, session.study.config
     accuracy.write_wanted(folder, wanted)
-    jobs = _Jobs(runner, trainer, wanted)
+    jobs = _Jobs(session, wanted)
     done = {result.training.name: result for result in accuracy.read_results(folder)}
     queue, failed = accuracy.finding(wanted, config), []
-    samples = 0
     while queue:
         training = queue.pop(0)
         result = done.get(training.name)
         try:
             if result is None:
-                samples = samples or jobs.num_samples()
                 result = jobs.train(training, -(-samples // training.batch))
                 append(folder / accuracy.RESULTS, [result.line()])
                 say(in_words(result, wanted.target))
@@ -97,16 +102,20 @@ def in_words(result: Result, target: float) -> str:
 class _Jobs:
     """Runs of the trainer."""
 
-    def __init__(self, runner: Runner, trainer: tuple[str, ...], wanted: Wanted) -> None:
-        self.runner, self.trainer, self.wanted = runner, trainer, wanted
-        runner.limit_s = runner.limit_s or LIMIT_S
+    def __init__(self, session: Session, wanted: Wanted) -> None:
+        self.study, self.runner, self.wanted = session.study, session.runner, wanted
+        self.runner.limit_s = self.runner.limit_s or LIMIT_S
 
-    def num_samples(self) -> int:
-        """Of the training set: from a run of one step, which also compiles the kernels."""
+    def first_step(self) -> dict[str, Any]:
+        """The `start` record of a run of one step, with the configured batch, or a sample a rank if that is more."""
+        ranks = max(self.wanted.ranks)
+        batch = max(ranks, self.wanted.configured)
         arguments = ["--train.steps", "1", "--train.evaluate_every", "0", "--checkpoint.every_epochs", "0"]
+        arguments += ["--batch.size", str(batch)]
+        arguments += ["--batch.shards", str(accuracy.shards(batch, ranks, self.study.config))]
         path = self.runner.folder / "accuracy-first-step"
-        self._run(path, max(self.wanted.ranks), arguments)
-        return int(_start(read_lines(path / METRICS))["samples"]["train"])
+        self._run(path, ranks, arguments)
+        return _start(read_lines(path / METRICS))
 
     def train(self, training: Training, steps_per_epoch: int) -> Result:
         """Train until the target is reached, or the last epoch.
@@ -135,7 +144,7 @@ class _Jobs:
         shutil.rmtree(path, ignore_errors=True)  # of a study that was ended
         path.mkdir(parents=True)
         place = ["--output.dir", str(path.parent), "--output.name", path.name]
-        command = self.runner.command(ranks, self.wanted.threads, [*self.trainer, *arguments, *place])
+        command = self.runner.command(ranks, self.wanted.threads, [*self.study.settings.trainer, *arguments, *place])
         code = self.runner.children.run(command, path / OUTPUT, until=until)
         (path / "model.safetensors").unlink(missing_ok=True)
         shutil.rmtree(path / "checkpoints", ignore_errors=True)

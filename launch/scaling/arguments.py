@@ -129,7 +129,8 @@ def command_line(study: Study, folder: Path, options: argparse.Namespace) -> lis
     words += [*given.placement, "--output", str(folder)]
     words += ["--networks", study.networks] if study.networks else []
     if given.mode == "accuracy":
-        words += ["--target", str(target(options)), "--batches", _listed(batches(options, study))]
+        words += ["--target", str(target(options))]
+        words += ["--batches", _listed(options.batches)] if options.batches else []
     if options.submit:
         words += ["--submit", options.submit, *_batch_words(options)]
     return [*words, "--", *given.trainer] if given.trainer else words

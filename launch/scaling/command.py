@@ -229,12 +229,18 @@ def _report(folder: Path) -> int:
 
 
 def _train_to_target(session: Session, options: argparse.Namespace) -> int:
-    from launch.scaling.accuracy import wanted_of
-    from launch.scaling.accuracy_runs import run_accuracy
+    from launch.scaling.accuracy import fitting, wanted_of
+    from launch.scaling.accuracy_runs import find_samples, run_accuracy
+    from launch.scaling.runs import RunFailed
 
     study = session.study
     wanted = wanted_of(study, target(options), batches(options, study))
-    run_accuracy(session.folder, wanted, study.config, study.settings.trainer, session.runner, say)
+    try:
+        samples, data = find_samples(session, wanted)
+    except RunFailed as failure:
+        say(f"error: the first run, of one step, failed: {failure}; its last lines:\n{failure.tail}")
+        return EXIT_FAILURE
+    run_accuracy(session, fitting(wanted, samples, data, bool(options.batches)), samples, say)
     return _close_accuracy(session.folder, study)
 
 

@@ -4,29 +4,39 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from launch import cli
+from launch import cli, job
+from launch.discovery import Library
 from launch.errors import UsageError
+from launch.hosts import Host
+from launch.placement import Available
+from launch.scaling import child
 from launch.scaling.accuracy import (
     Result,
     Training,
     Wanted,
     finding,
+    fitting,
     learning_rate,
     read_results,
+    read_wanted,
     wanted_of,
     warmup_epochs,
 )
 from launch.scaling.accuracy_report import accuracy_section, sentences
-from launch.scaling.accuracy_runs import run_accuracy
+from launch.scaling.accuracy_runs import find_samples, run_accuracy
 from launch.scaling.runs import Runner
-from launch.scaling.study import Settings, Study, write_study
+from launch.scaling.session import Place, Session
+from launch.scaling.study import Settings, Study, read_study, write_study
+from launch.scaling.topology import Machines
 
 CONFIG: dict[str, Any] = {
     "seed": 7,
@@ -40,7 +50,7 @@ CONFIG: dict[str, Any] = {
     "train": {"epochs": 18},
 }
 WANTED = Wanted(target=0.9, batches=(64, 256, 1024), configured=64, ranks=(1, 2), threads=1, repeats=3)
-SAMPLES = 1000
+SAMPLES = 1024
 # By batch, the epoch at which the target is reached with the first seed; one later with each other.
 EPOCHS = {64: 4, 256: 5, 1024: 40}
 
@@ -52,6 +62,7 @@ class Trainer:
         self.epochs, self.names = epochs, list[str]()
         self.codes: dict[str, int] = {}
         self.limits_s = set[float]()
+        self.samples = SAMPLES
         self.noise: Callable[[int], float] = lambda ranks: 0.0
 
     def run(
@@ -69,7 +80,7 @@ class Trainer:
                 log.write(json.dumps(record) + "\n")
                 log.flush()
 
-            write(event="start", samples={"train": SAMPLES, "test": 100}, world_size=ranks, hosts=["here"] * ranks)
+            write(event="start", samples={"train": self.samples, "test": 100}, data="digits", hosts=["here"] * ranks)
             if values.get("--train.evaluate_every") == "0":
                 write(event="step", step=1, step_ms=9.0)
                 write(event="end", steps=1)
@@ -77,7 +88,7 @@ class Trainer:
             if folder.name in self.codes:
                 return self.codes[folder.name]
             batch, seed = int(values["--batch.size"]), int(values["--seed"])
-            steps_per_epoch = -(-SAMPLES // batch)
+            steps_per_epoch = -(-self.samples // batch)
             step = 0
             for epoch in range(1, int(values["--train.steps"]) // steps_per_epoch + 1):
                 for _ in range(steps_per_epoch):
@@ -102,7 +113,10 @@ def run(
 ) -> tuple[list[Training], list[str]]:
     said: list[str] = []
     runner = Runner(folder, trainer, ["--mpi", "mpich"], limit_s)  # type: ignore[arg-type]
-    return run_accuracy(folder, wanted, CONFIG, ("--config", "c.toml"), runner, said.append), said
+    place = Place((Available(Host("here"), (0, 1), "k"),), Machines({}))
+    session = Session(folder, study(trainer=("--config", "c.toml")), place, runner)
+    samples, data = find_samples(session, wanted)
+    return run_accuracy(session, fitting(wanted, samples, data, True), samples, said.append), said
 
 
 def study(**changes: Any) -> Study:
@@ -168,7 +182,7 @@ def test_a_study_goes_on_where_it_stopped_and_only_as_the_same(tmp_path: Path, t
     path.write_text("".join(lines[:4]) + lines[4][:20])
     again = Trainer(EPOCHS)
     run(tmp_path, again)
-    assert again.names[1:] == trainer.names[5:]
+    assert again.names == trainer.names[5:]
     assert len(read_results(tmp_path)) == len(lines)
     with pytest.raises(UsageError, match=r"batches = 64,256,1024, not 64: give that, or another --output"):
         run(tmp_path, again, replace(WANTED, batches=(64,)))
@@ -234,6 +248,53 @@ def test_a_training_that_is_not_finite_is_a_result(tmp_path: Path, trainer: Trai
     assert failed == []
     assert "batch 1024, 2 ranks, seed 7: a loss or a gradient was not finite" in said
     assert "**breaks at batch 1024**" in accuracy_section(tmp_path)
+
+
+@pytest.fixture
+def scale(trainer: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], int]:
+    """The command, on two cores."""
+    mpirun = tmp_path / "bin" / "mpirun"
+    mpirun.parent.mkdir()
+    mpirun.write_text("#!/bin/sh\necho 'mpirun (Open MPI) 5.0.11'\n")
+    mpirun.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{mpirun.parent}:/usr/bin:/bin")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
+    for name in ("SLURM_JOB_ID", "PBS_NODEFILE", "LSB_JOBID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(job, "available_here", lambda: (Available(Host("here"), (0, 1), "k"),))
+    monkeypatch.setattr(child, "Children", lambda: nullcontext(trainer))
+    monkeypatch.setattr(Runner, "config", lambda runner, arguments: CONFIG)
+    monkeypatch.chdir(tmp_path)
+    words = "scale --mode accuracy --ranks 1,2 --repeats 1 --output study".split()
+    return lambda line: cli.main([*words, *line.split()], library=lambda: Library("Open MPI", (5, 0, 11)))
+
+
+def test_batches_for_which_there_are_too_few_samples(
+    scale: Callable[[str], int], trainer: Trainer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    trainer.samples = 1000
+    assert scale("--batches 64,1001") == 2
+    _, err = capfd.readouterr()
+    assert err == "error: --batches 1001: digits has only 1000 training samples; give at most that\n"
+    assert trainer.names == ["accuracy-first-step"]
+    assert not (tmp_path / "study" / "accuracy.json").exists()
+    assert scale("--batches 64,256") == 0
+
+
+def test_the_usual_batches_are_cut_to_the_samples(
+    scale: Callable[[str], int], trainer: Trainer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    trainer.samples = 1000
+    trainer.codes = {"accuracy-batch-256-ranks-1-threads-1-seed-7": 4}
+    assert scale("") == 1
+    assert "error: 1 training of 4 are missing: accuracy-batch-256-ranks-1" in capfd.readouterr().err
+    wanted = read_wanted(tmp_path / "study")
+    assert wanted is not None
+    assert wanted.batches == (64, 256)  # without 1024
+    trainer.codes, trainer.names = {}, []
+    words = read_study(tmp_path / "study").command.split()
+    assert cli.main(words[3:], library=lambda: Library("Open MPI", (5, 0, 11))) == 0
+    assert trainer.names == ["accuracy-batch-256-ranks-1-threads-1-seed-7"]
 
 
 def report(folder: Path) -> int:
