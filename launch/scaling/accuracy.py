@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from launch.errors import UsageError
-from launch.scaling.records import read_lines
+from launch.scaling.flags import real_cores
+from launch.scaling.records import Measurement, Point, read_lines
 from launch.scaling.study import Study
 
 RESULTS, SETTINGS = "accuracy.jsonl", "accuracy.json"
@@ -98,7 +99,36 @@ class Result:
     is_finite: bool
     """False if training ended because a loss or a gradient was not."""
     provenance: dict[str, Any] = field(default_factory=dict)
-    """The `start` record (versions, CPU, MPI library, affinity, revision, ...) and the command."""
+    """The `start` record (versions, CPU, MPI library, affinity, revision, ...), the command, `machines`, `siblings` and
+    `others_busy_cores`."""
+
+    @property
+    def measurement(self) -> Measurement:
+        """As a run of a study of the other modes, as far as that goes: the machine, and how fast it was."""
+        training = self.training
+        point = Point(training.ranks, training.threads, training.batch, training.shards)
+        made = Measurement(
+            point=point,
+            repeat=training.seed,
+            run=training.name,
+            started_at=self.started_at,
+            wall_s=0.0,
+            steps=self.steps_per_epoch * len(self.accuracies),
+            records_ms=(self.step_ms,),
+            step_ms=self.step_ms,
+            phases_ms={},
+            uncovered=0.0,
+            samples_per_s=training.batch / self.step_ms * 1e3 if self.step_ms else 0.0,
+            reducer="",
+            exact=False,
+            parameters=int(self.provenance["parameters"]),
+            parameters_sha256="",
+            slowest={},
+            hosts=tuple(self.provenance["hosts"]),
+            cores=0,
+            provenance=self.provenance,
+        )
+        return replace(made, cores=real_cores(made))
 
     def epochs_to(self, target: float) -> int | None:
         """The first epoch after which the accuracy is at least the target; None if there is none."""

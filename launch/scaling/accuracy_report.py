@@ -6,8 +6,10 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_lowercase
 
 from launch.scaling.accuracy import Result, Wanted, read_results, read_wanted
+from launch.scaling.flags import Flag, flags_of_point
 from launch.wording import count
 
 RULE_FACTOR = 1.25
@@ -61,6 +63,10 @@ class Place:
     """Epochs to the target, times the seconds of one; None if it is not reached."""
     is_same: bool
     """Whether the accuracies and losses have the bits of those on the most ranks, after every epoch."""
+    cores: int
+    """Physical cores for all ranks."""
+    flags: tuple[Flag, ...]
+    """What makes its times doubtful."""
 
 
 def batches_of(results: Sequence[Result], wanted: Wanted) -> list[Batch]:
@@ -89,7 +95,9 @@ def places_of(results: Sequence[Result], batches: Sequence[Batch], wanted: Wante
                 epoch_s = step_ms * timed[0].steps_per_epoch / 1e3
                 target_s = None if batch.epochs is None else batch.epochs * epoch_s
                 same = all(_is_same(each, batch) for each in here)
-                places.append(Place(batch.batch, ranks, step_ms, epoch_s, target_s, same))
+                runs = [each.measurement for each in timed]
+                cores, flags = min(run.cores for run in runs), flags_of_point(runs)
+                places.append(Place(batch.batch, ranks, step_ms, epoch_s, target_s, same, cores, flags))
     return places
 
 
@@ -146,12 +154,14 @@ def _fastest(places: Sequence[Place], batches: Sequence[Batch], wanted: Wanted) 
             f"**No batch reached {wanted.target:.1%}**; the best test accuracy was {best:.2%}. Give more"
             " train.epochs, or a lower --target."
         )
-    best_place = min(reaching, key=lambda place: place.target_s or 0.0)
+    trusted = [place for place in reaching if not place.flags]
+    best_place = min(trusted or reaching, key=lambda place: place.target_s or 0.0)
     epochs = next(batch.epochs for batch in batches if batch.batch == best_place.batch)
+    doubt = "" if trusted else f" But that is doubtful: {', '.join(flag.name for flag in best_place.flags)}."
     return (
         f"The shortest time to a test accuracy of {wanted.target:.1%} is **{_seconds(best_place.target_s)}**: batch"
         f" {best_place.batch} on {count(best_place.ranks, 'rank')}, {_number(epochs)} epochs of"
-        f" {_seconds(best_place.epoch_s)}."
+        f" {_seconds(best_place.epoch_s)}.{doubt}"
     )
 
 
@@ -211,15 +221,20 @@ def _epochs_table(batches: Sequence[Batch], wanted: Wanted) -> list[str]:
 
 
 def _time_table(places: Sequence[Place]) -> list[str]:
+    """Doubtful places are marked by letters, which are explained below."""
+    names = dict.fromkeys(flag.name for place in places for flag in place.flags)
+    letters = dict(zip(names, ascii_lowercase, strict=False))
     rows = [
-        "| batch | ranks | step | epoch | time to the target | against the fewest ranks | same bits |",
-        "| ---: | ---: | ---: | ---: | ---: | ---: | --- |",
+        "| batch | ranks | cores | step | epoch | time to the target | against the fewest ranks | same bits |",
+        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     for place in places:
         fewest = next(each for each in places if each.batch == place.batch)
+        marks = sorted(letters[flag.name] for flag in place.flags)
         cells = [
             str(place.batch),
-            str(place.ranks),
+            str(place.ranks) + (f" ({', '.join(marks)})" if marks else ""),
+            str(place.cores),
             f"{place.step_ms:.3g} ms",
             _seconds(place.epoch_s),
             _seconds(place.target_s),
@@ -227,7 +242,18 @@ def _time_table(places: Sequence[Place]) -> list[str]:
             "yes" if place.is_same else "**no**",
         ]
         rows.append(f"| {' | '.join(cells)} |")
-    return rows
+    notes = [f"- ({letter}) doubtful, {name}: {_where(places, name)}." for name, letter in letters.items()]
+    return [*rows, "", *notes] if notes else rows
+
+
+def _where(places: Sequence[Place], name: str) -> str:
+    """At how many ranks there is a flag, and what it says there."""
+    texts: dict[str, list[int]] = {}
+    for place in places:
+        for flag in place.flags:
+            if flag.name == name and place.ranks not in texts.setdefault(flag.text, []):
+                texts[flag.text].append(place.ranks)
+    return "; ".join(f"P = {', '.join(map(str, ranks))}: {text}" for text, ranks in texts.items())
 
 
 def _seconds(value: float | None) -> str:

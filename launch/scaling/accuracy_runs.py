@@ -16,6 +16,7 @@ from launch.scaling.records import append, read_lines
 from launch.scaling.runs import RunFailed, tail
 from launch.scaling.session import Session
 from launch.scaling.study import Study
+from launch.scaling.topology import busy_cores
 from launch.wording import count
 
 NON_FINITE, MISTAKE, STOPPED = 3, 2, 75
@@ -103,7 +104,7 @@ class _Jobs:
     """Runs of the trainer."""
 
     def __init__(self, session: Session, wanted: Wanted) -> None:
-        self.study, self.runner, self.wanted = session.study, session.runner, wanted
+        self.study, self.place, self.runner, self.wanted = session.study, session.place, session.runner, wanted
         self.runner.limit_s = self.runner.limit_s or LIMIT_S
 
     def first_step(self) -> dict[str, Any]:
@@ -125,6 +126,9 @@ class _Jobs:
             UsageError: if the trainer says that its user has made a mistake.
         """
         path = self.runner.folder / training.name
+        plan, machines = self.place.plan(training.ranks, training.threads), self.place.machines
+        facts: dict[str, Any] = {"machines": machines.of_ranks(plan), "siblings": machines.siblings}
+        facts["others_busy_cores"] = round(busy_cores(), 3)
         started_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         code, command = self._run(
             path,
@@ -132,7 +136,8 @@ class _Jobs:
             training.arguments(steps_per_epoch),
             until=lambda: _has_reached(path, self.wanted.target),
         )
-        result = _read(path, training, started_at, steps_per_epoch, code != NON_FINITE, command)
+        facts["command"] = command
+        result = _read(path, training, started_at, steps_per_epoch, code != NON_FINITE, facts)
         if code == STOPPED and result.epochs_to(self.wanted.target) is None:
             raise RunFailed("it was interrupted", tail((path / OUTPUT).read_text(errors="replace")))
         return result
@@ -167,7 +172,7 @@ def _has_reached(path: Path, target: float) -> bool:
 
 
 def _read(
-    path: Path, training: Training, started_at: str, steps_per_epoch: int, is_finite: bool, command: str
+    path: Path, training: Training, started_at: str, steps_per_epoch: int, is_finite: bool, facts: dict[str, Any]
 ) -> Result:
     """The result, from what the run has recorded."""
     records = read_lines(path / METRICS)
@@ -185,5 +190,5 @@ def _read(
         losses=tuple(record["loss"] for record in evaluations),
         step_ms=sum(number * record["step_ms"] for number, record in counted) / max(1, num_steps),
         is_finite=is_finite,
-        provenance=_start(records) | {"command": command},
+        provenance=_start(records) | facts,
     )

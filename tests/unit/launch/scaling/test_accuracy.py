@@ -18,7 +18,7 @@ from launch.discovery import Library
 from launch.errors import UsageError
 from launch.hosts import Host
 from launch.placement import Available
-from launch.scaling import child
+from launch.scaling import accuracy_runs, child
 from launch.scaling.accuracy import (
     Result,
     Training,
@@ -37,6 +37,7 @@ from launch.scaling.runs import Runner
 from launch.scaling.session import Place, Session
 from launch.scaling.study import Settings, Study, read_study, write_study
 from launch.scaling.topology import Machines
+from tests.unit.launch.scaling.run_records import start_record
 
 CONFIG: dict[str, Any] = {
     "seed": 7,
@@ -63,6 +64,7 @@ class Trainer:
         self.codes: dict[str, int] = {}
         self.limits_s = set[float]()
         self.samples = SAMPLES
+        self.affinity = [[0, 1]]
         self.noise: Callable[[int], float] = lambda ranks: 0.0
 
     def run(
@@ -80,7 +82,8 @@ class Trainer:
                 log.write(json.dumps(record) + "\n")
                 log.flush()
 
-            write(event="start", samples={"train": self.samples, "test": 100}, data="digits", hosts=["here"] * ranks)
+            start = start_record(ranks, affinity=self.affinity * ranks) | {"samples": {"train": self.samples}}
+            write(**start)
             if values.get("--train.evaluate_every") == "0":
                 write(event="step", step=1, step_ms=9.0)
                 write(event="end", steps=1)
@@ -104,7 +107,8 @@ class Trainer:
 
 
 @pytest.fixture
-def trainer() -> Trainer:
+def trainer(monkeypatch: pytest.MonkeyPatch) -> Trainer:
+    monkeypatch.setattr(accuracy_runs, "busy_cores", lambda: 0.0)
     return Trainer(EPOCHS)
 
 
@@ -226,9 +230,33 @@ def test_the_report_names_the_fastest_batch_and_where_the_rule_breaks(tmp_path: 
         ["256", "0.4", "1", "4", "6 (5 to 7)", "3 of 3", "91.00%", "holds"],
         ["1024", "1.6", "1", "1", "not reached", "0 of 3", "1.80%", "**breaks**"],
     ]
-    assert ["64", "1", "8 ms", "128 ms", "640 ms", "1.00 times", "yes"] in [
+    assert ["64", "1", "2", "8 ms", "128 ms", "640 ms", "1.00 times", "yes"] in [
         [cell.strip() for cell in row] for row in rows
     ]
+
+
+def test_doubtful_times_are_marked_and_not_the_best_as_long_as_there_are_others(
+    tmp_path: Path, trainer: Trainer
+) -> None:
+    run(tmp_path / "some", trainer, replace(WANTED, ranks=(1, 2, 8)))
+    text = accuracy_section(tmp_path / "some")
+    cells = [[cell.strip() for cell in line.split("|")[1:4]] for line in text.splitlines() if line.startswith("| 256 ")]
+    assert cells[1:] == [["256", "1", "2"], ["256", "2", "2"], ["256", "8 (a)", "2"]]
+    note = "- (a) doubtful, oversubscribed: P = 8: 8 ranks x 1 thread on node1 have 2 cores for 8 threads."
+    assert text.count(note) == text.count("(a) doubtful") == 1
+    assert "is **96 ms**: batch 256 on 2 ranks, 6 epochs of 16 ms. The linear" in text  # those on 8 took 24 ms
+    trainer.affinity = [[0]]
+    run(tmp_path / "all", trainer, replace(WANTED, ranks=(2,)))
+    text = accuracy_section(tmp_path / "all")
+    assert "batch 256 on 2 ranks, 6 epochs of 16 ms. But that is doubtful: oversubscribed. The linear" in text
+
+
+def test_what_others_do_before_a_training_is_told(
+    tmp_path: Path, trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accuracy_runs, "busy_cores", lambda: 1.5)
+    run(tmp_path, trainer)
+    assert "doubtful, busy: P = 1, 2: others kept 1.5 cores at work just before it." in accuracy_section(tmp_path)
 
 
 def test_the_report_tells_that_ranks_change_what_is_learned(tmp_path: Path, trainer: Trainer) -> None:
