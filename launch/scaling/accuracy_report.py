@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from string import ascii_lowercase
+from typing import Any
 
 from launch.scaling.accuracy import Result, Wanted, read_results, read_wanted
 from launch.scaling.flags import Flag, flags_of_point
+from launch.scaling.records import Measurement
 from launch.wording import count
 
+COLUMNS = (
+    *("batch", "ranks", "threads", "shards", "cores", "target", "lr", "warmup_epochs", "steps_per_epoch", "seeds"),
+    *("reached", "epochs", "best_accuracy", "rule", "step_ms", "epoch_s", "target_s", "is_same", "flags"),
+)
+"""Of `accuracy.csv`."""
 RULE_FACTOR = 1.25
 """The linear rule holds as long as a batch takes at most so many times the epochs of the reference, or one more."""
 
@@ -126,6 +135,61 @@ def accuracy_section(folder: Path) -> str:
     return "\n".join(["## Batch size and accuracy", "", words, "", *tables, ""])
 
 
+def machine_runs(folder: Path) -> list[Measurement]:
+    """The trainings as runs on a machine; none if the folder holds no such study."""
+    return [] if read_wanted(folder) is None else [result.measurement for result in read_results(folder)]
+
+
+def accuracy_json(folder: Path) -> dict[str, Any] | None:
+    """The section as plain objects; None if the folder holds no such study."""
+    wanted = read_wanted(folder)
+    if wanted is None:
+        return None
+    results = read_results(folder)
+    batches = batches_of(results, wanted)
+    places = places_of(results, batches, wanted)
+    return {
+        "wanted": asdict(wanted),
+        "summary": _words(batches, places, wanted) if batches else [],
+        "batches": [_batch_values(batch, batches, wanted) for batch in batches],
+        "places": [asdict(place) for place in places],
+        "trainings": [asdict(replace(result, provenance={})) for result in results],
+    }
+
+
+def _batch_values(batch: Batch, batches: Sequence[Batch], wanted: Wanted) -> dict[str, Any]:
+    training = batch.results[0].training
+    return {
+        "batch": batch.batch,
+        "threads": training.threads,
+        "shards": training.shards,
+        "lr": training.lr,
+        "warmup_epochs": training.warmup_epochs,
+        "steps_per_epoch": batch.results[0].steps_per_epoch,
+        "seeds": len(batch.results),
+        "reached": len(batch.reached),
+        "epochs": batch.epochs,
+        "best_accuracy": batch.best,
+        "rule": _verdict(batch, reference_of(batches, wanted)),
+    }
+
+
+def accuracy_csv(folder: Path) -> str:
+    """A line for each batch on some ranks, for spreadsheets; empty if the folder holds no such study."""
+    document = accuracy_json(folder)
+    if document is None:
+        return ""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n", extrasaction="ignore")
+    writer.writeheader()
+    for batch in document["batches"]:
+        # A batch whose trainings ended before a step was timed has no place.
+        for place in [each for each in document["places"] if each["batch"] == batch["batch"]] or [{}]:
+            flags = " ".join(flag["name"] for flag in place.get("flags", ()))
+            writer.writerow(batch | place | {"target": document["wanted"]["target"], "flags": flags})
+    return file.getvalue()
+
+
 def sentences(folder: Path) -> list[str]:
     """The findings in words; none if the folder holds no such study."""
     wanted = read_wanted(folder)
@@ -205,7 +269,7 @@ def _epochs_table(batches: Sequence[Batch], wanted: Wanted) -> list[str]:
         training = batch.results[0].training
         spread = f" ({batch.reached[0]} to {batch.reached[-1]})" if batch.reached else ""
         epochs = ("not reached" if batch.epochs is None else _number(batch.epochs)) + spread
-        verdict = "reference" if batch is reference else "holds" if batch.keeps_rule(reference) else "**breaks**"
+        verdict = _verdict(batch, reference)
         cells = [
             str(batch.batch),
             f"{training.lr:.4g}",
@@ -214,10 +278,14 @@ def _epochs_table(batches: Sequence[Batch], wanted: Wanted) -> list[str]:
             epochs,
             f"{len(batch.reached)} of {len(batch.results)}",
             f"{batch.best:.2%}",
-            verdict,
+            f"**{verdict}**" if verdict == "breaks" else verdict,
         ]
         rows.append(f"| {' | '.join(cells)} |")
     return rows
+
+
+def _verdict(batch: Batch, reference: Batch) -> str:
+    return "reference" if batch is reference else "holds" if batch.keeps_rule(reference) else "breaks"
 
 
 def _time_table(places: Sequence[Place]) -> list[str]:

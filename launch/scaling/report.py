@@ -11,7 +11,7 @@ from typing import Any
 
 from launch.errors import UsageError
 from launch.scaling import plots as drawing
-from launch.scaling.accuracy_report import accuracy_section
+from launch.scaling.accuracy_report import accuracy_csv, accuracy_json, accuracy_section, machine_runs
 from launch.scaling.faults import Fault, find_faults
 from launch.scaling.flags import Bits, same_bits
 from launch.scaling.model_section import model_section
@@ -90,6 +90,8 @@ def write_report(folder: Path) -> list[Path]:
         points_csv(findings.series),
     )
     files = dict(zip(FILES, texts, strict=True))
+    if trained := accuracy_csv(folder):
+        files["accuracy.csv"] = trained
     try:
         for name, each in files.items():
             (folder / name).write_text(each, encoding="utf-8")
@@ -138,7 +140,9 @@ def render_markdown(findings: Findings) -> str:
     body = _scaling_sections(findings) if is_measured else []
     body.append(accuracy_section(findings.folder).strip())
     if is_measured:
-        body += ["## How to read this", READING, "## Machine and software", machine_table(findings.measurements)]
+        body += ["## How to read this", READING]
+    if runs := findings.measurements or machine_runs(findings.folder):
+        body += ["## Machine and software", machine_table(runs)]
     body = [section for section in [*body, "## To repeat it", commands(findings)] if section]
     return "\n\n".join(filter(None, [*opening, contents(body), *body])) + "\n"
 
@@ -256,6 +260,7 @@ def as_json(findings: Findings) -> dict[str, Any]:
         "faults": [asdict(fault) for fault in findings.faults],
         "same_bits": None if bits is None else {"same": bits.same, "text": bits.text},
         "predictions": findings.predictions.to_json(),
+        "accuracy": accuracy_json(findings.folder),
     }
 
 

@@ -37,5 +37,6 @@ def test_batches_are_trained_to_a_target(tmp_path: Path) -> None:
     assert "mode accuracy, 1 seed a batch; begun" in report
     assert [line for line in report.splitlines() if line.startswith("## ")] == [
         "## Batch size and accuracy",
+        "## Machine and software",
         "## To repeat it",
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
 import json
 import sys
@@ -350,6 +351,42 @@ def test_the_report_anew(tmp_path: Path, trainer: Trainer, capfd: pytest.Capture
         f"accuracy-batch-{batch}-ranks-{ranks}-threads-1-seed-7" for batch, ranks in ((256, 2), (256, 1), (1024, 2))
     ]
     assert capfd.readouterr().err == f"error: 3 trainings of 12 are missing: {', '.join(names)}\n"
+
+
+def test_the_report_has_the_machine_and_all_numbers_for_programs(tmp_path: Path, trainer: Trainer) -> None:
+    write_study(tmp_path, study(repeats=3))
+    run(tmp_path, trainer, replace(WANTED, ranks=(1, 2, 8)))
+    assert report(tmp_path) == 0
+    text = (tmp_path / "report.md").read_text()
+    machine = text.partition("## Machine and software\n")[2]
+    for line in ("| hosts | node1 |", "| Python | 3.11.7 |", "| parameters | 300 |"):
+        assert line in machine
+    document = json.loads((tmp_path / "report.json").read_text())["accuracy"]
+    assert document["wanted"]["batches"] == [64, 256, 1024]
+    assert document["summary"] == sentences(tmp_path)
+    assert [batch["epochs"] for batch in document["batches"]] == [5, 6, None]
+    assert len(document["trainings"]) == 9 + 6
+    with (tmp_path / "accuracy.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert [(line["batch"], line["ranks"]) for line in lines] == [
+        (batch, ranks) for batch in ("64", "256", "1024") for ranks in ("1", "2", "8")
+    ]
+    for line, place in zip(lines, document["places"], strict=True):
+        assert float(line["step_ms"]) == place["step_ms"]
+        assert line["target_s"] == ("" if place["target_s"] is None else str(place["target_s"]))
+        assert line["flags"] == ("oversubscribed" if place["ranks"] == 8 else "")
+        assert [flag["name"] for flag in place["flags"]] == line["flags"].split()
+    assert {line["rule"] for line in lines if line["batch"] == "1024"} == {"breaks"}
+
+
+def test_a_batch_that_was_never_timed_is_in_the_numbers(tmp_path: Path, trainer: Trainer) -> None:
+    trainer.codes = {f"accuracy-batch-1024-ranks-2-threads-1-seed-{seed}": 3 for seed in (7, 8, 9)}
+    write_study(tmp_path, study(repeats=3))
+    run(tmp_path, trainer)
+    assert report(tmp_path) == 0
+    lines = (tmp_path / "accuracy.csv").read_text().splitlines()
+    assert len(lines) == 1 + 2 + 2 + 1
+    assert lines[-1] == "1024,,1,8,,0.9,1.6,1.0,1,3,0,,0.0,breaks,,,,,"
 
 
 def test_a_damaged_line_is_named(tmp_path: Path) -> None:
