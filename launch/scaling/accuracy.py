@@ -18,6 +18,7 @@ from launch.errors import UsageError
 from launch.scaling.flags import real_cores
 from launch.scaling.records import Measurement, Point, read_lines
 from launch.scaling.study import Study
+from launch.wording import count
 
 RESULTS, SETTINGS = "accuracy.jsonl", "accuracy.json"
 WARMUP_SHARE = 5 / 90
@@ -42,6 +43,16 @@ class Wanted:
     repeats: int
     """Trainings of a batch, each with a seed of its own: how many epochs it takes depends on the draws."""
 
+    @property
+    def words(self) -> str:
+        """In short."""
+        ranks, batches = (", ".join(map(str, numbers)) for numbers in (self.ranks, self.batches))
+        return (
+            f"to {self.target:.1%} with batches of {batches} on {ranks} {'rank' if self.ranks == (1,) else 'ranks'} x"
+            f" {count(self.threads, 'thread')},"
+            f" {count(self.repeats, 'seed')} a batch"
+        )
+
 
 @dataclass(frozen=True)
 class Training:
@@ -58,6 +69,11 @@ class Training:
     """After which it ends at the latest."""
     schedule_epochs: int
     """Over which the schedule of the learning rate goes: as configured."""
+
+    @property
+    def words(self) -> str:
+        """For messages."""
+        return f"batch {self.batch}, {count(self.ranks, 'rank')}, seed {self.seed}"
 
     @property
     def name(self) -> str:
@@ -101,6 +117,8 @@ class Result:
     provenance: dict[str, Any] = field(default_factory=dict)
     """The `start` record (versions, CPU, MPI library, affinity, revision, ...), the command, `machines`, `siblings` and
     `others_busy_cores`."""
+    wall_s: float = 0.0
+    """Of the whole run; 0: not recorded."""
 
     @property
     def measurement(self) -> Measurement:
@@ -112,7 +130,7 @@ class Result:
             repeat=training.seed,
             run=training.name,
             started_at=self.started_at,
-            wall_s=0.0,
+            wall_s=self.wall_s,
             steps=self.steps_per_epoch * len(self.accuracies),
             records_ms=(self.step_ms,),
             step_ms=self.step_ms,

@@ -12,7 +12,8 @@ from string import ascii_lowercase
 from typing import Any
 
 from launch.scaling.accuracy import Result, Wanted, read_results, read_wanted
-from launch.scaling.flags import Flag, flags_of_point
+from launch.scaling.closing import aligned
+from launch.scaling.flags import MEANING, Flag, flags_of_point
 from launch.scaling.records import Measurement
 from launch.wording import count
 
@@ -198,6 +199,35 @@ def sentences(folder: Path) -> list[str]:
         return []
     batches = batches_of(results, wanted)
     return _words(batches, places_of(results, batches, wanted), wanted)
+
+
+HEADINGS = ("batch", "ranks", "cores", "step ms", "epoch s", "epochs", "target s", "flags")
+
+
+def closing_lines(folder: Path) -> list[str]:
+    """What a terminal shows at the end: a table, and the findings below; nothing if nothing is trained."""
+    wanted = read_wanted(folder)
+    results = read_results(folder)
+    if wanted is None or not results:
+        return []
+    batches = batches_of(results, wanted)
+    places = places_of(results, batches, wanted)
+    epochs = {batch.batch: batch.epochs for batch in batches}
+    rows = [
+        (
+            *(str(number) for number in (place.batch, place.ranks, place.cores)),
+            f"{place.step_ms:.4g}",
+            f"{place.epoch_s:.3g}",
+            _number(epochs[place.batch]),
+            "-" if place.target_s is None else f"{place.target_s:.3g}",
+            ", ".join(flag.name for flag in place.flags),
+        )
+        for place in places
+    ]
+    names = {flag.name for place in places for flag in place.flags}
+    meanings = [f"{name}: {meaning}" for name, meaning in MEANING.items() if name in names]
+    words = [sentence.replace("**", "") for sentence in _words(batches, places, wanted)]
+    return [f"to a test accuracy of {wanted.target:.1%}", *aligned([HEADINGS, *rows]), *meanings, *words]
 
 
 def reference_of(batches: Sequence[Batch], wanted: Wanted) -> Batch:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import shlex
 import shutil
+import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from launch.errors import UsageError
 from launch.scaling import accuracy
 from launch.scaling.accuracy import Result, Training, Wanted
+from launch.scaling.progress import Display, clock
 from launch.scaling.records import append, read_lines
 from launch.scaling.runs import RunFailed, tail
 from launch.scaling.session import Session
@@ -24,6 +27,8 @@ NON_FINITE, MISTAKE, STOPPED = 3, 2, 75
 LIMIT_S = 7 * 86400.0
 """Of a training, unless the user gives one: how long it takes to the target is what is to be found out. One that hangs
 ends nevertheless, by the trainer's own watch over its ranks (comm.timeout_s)."""
+Tell = Callable[[Sequence[float]], None]
+"""Takes the accuracies of a training so far."""
 OUTPUT, METRICS = "output.log", "metrics.jsonl"
 
 
@@ -41,39 +46,90 @@ def find_samples(session: Session, wanted: Wanted) -> tuple[int, str]:
     return int(start["samples"]["train"]), str(start["data"])
 
 
-def run_accuracy(session: Session, wanted: Wanted, samples: int, say: Callable[[str], object]) -> list[Training]:
+def run_accuracy(session: Session, wanted: Wanted, samples: int, show: Display) -> list[Training]:
     """Make all trainings that are still missing; those that have failed are said, and returned.
 
     Args:
         session: the study.
         wanted: by the user.
         samples: of the training set.
-        say: takes a line for the user.
+        show: where progress is shown.
 
     Raises:
         UsageError: for a mistake of the user's, in the trainer's arguments too.
         Interrupted: after a signal.
     """
-    folder, config = session.folder, session.study.config
-    accuracy.write_wanted(folder, wanted)
-    jobs = _Jobs(session, wanted)
-    done = {result.training.name: result for result in accuracy.read_results(folder)}
-    queue, failed = accuracy.finding(wanted, config), []
-    while queue:
-        training = queue.pop(0)
-        result = done.get(training.name)
+    accuracy.write_wanted(session.folder, wanted)
+    jobs, trainings = _Jobs(session, wanted), Trainings(session, wanted)
+    while (training := trainings.next()) is not None:
         try:
-            if result is None:
-                result = jobs.train(training, -(-samples // training.batch))
-                append(folder / accuracy.RESULTS, [result.line()])
-                say(in_words(result, wanted.target))
+            result = jobs.train(training, -(-samples // training.batch), _teller(show, training, trainings.left_s()))
         except RunFailed as failure:
-            say(f"error: {training.name} failed: {failure}; its last lines:\n{failure.tail}")
-            failed.append(training)
-            continue
-        if training.ranks == max(wanted.ranks) and training.seed == int(config["seed"]):
-            queue[:0] = accuracy.confirming(result, wanted)
-    return failed
+            show.say(f"error: {training.name} failed: {failure}; its last lines:\n{failure.tail}")
+            trainings.failed.append(training)
+        else:
+            append(session.folder / accuracy.RESULTS, [result.line()])
+            trainings.done[training.name] = result
+            done, total = trainings.progress
+            show.done(f"training {done} of {total}: {in_words(result, wanted.target)}", trainings.left_s())
+    return trainings.failed
+
+
+class Trainings:
+    """Those of a study: which are done, which comes next, and how long all that are left may take."""
+
+    def __init__(self, session: Session, wanted: Wanted) -> None:
+        """Read what has been trained."""
+        self.wanted, self.config = wanted, session.study.config
+        self.done = {result.training.name: result for result in accuracy.read_results(session.folder)}
+        self.failed: list[Training] = []
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """How many are done, of how many."""
+        planned = self._planned()
+        return sum(training.name in self.done for training in planned), len(planned)
+
+    def next(self) -> Training | None:
+        """The first that is still to be made; None if there is none."""
+        return next(iter(self._todo()), None)
+
+    def left_s(self) -> float:
+        """Of all that are still to be made, if they take as long as those like them have; 0 if nothing is known."""
+        return sum(map(self._expected_s, self._todo()))
+
+    def _planned(self) -> list[Training]:
+        return accuracy.planned(self.wanted, self.config, self.done)
+
+    def _todo(self) -> list[Training]:
+        """In their order, so that one which confirms another comes after that; without those that cannot be made."""
+        lost = {(training.batch, training.seed) for training in self.failed if training.ranks == max(self.wanted.ranks)}
+        return [
+            training
+            for training in self._planned()
+            if training.name not in self.done
+            and training not in self.failed
+            and (training.batch, training.seed) not in lost
+        ]
+
+    def _expected_s(self, training: Training) -> float:
+        known = [result for result in self.done.values() if result.wall_s > 0]
+        batch = [result for result in known if result.training.batch == training.batch]
+        place = [result for result in batch if result.training.ranks == training.ranks]
+        return statistics.median(result.wall_s for result in like) if (like := place or batch or known) else 0.0
+
+
+def _teller(show: Display, training: Training, left_s: float) -> Tell:
+    """Shows how far a training is."""
+    began = time.monotonic()
+    show.begin(training.words, left_s)
+
+    def tell(accuracies: Sequence[float]) -> None:
+        so_far_s = time.monotonic() - began
+        epochs = f"epoch {len(accuracies)} of at most {training.epochs}, {accuracies[-1]:.1%}, " if accuracies else ""
+        show.begin(f"{training.words}: {epochs}{clock(so_far_s)} so far", max(0.0, left_s - so_far_s))
+
+    return tell
 
 
 def what_is_missing(folder: Path, study: Study) -> str:
@@ -91,7 +147,7 @@ def what_is_missing(folder: Path, study: Study) -> str:
 def in_words(result: Result, target: float) -> str:
     """What came of a training."""
     training, epochs = result.training, result.epochs_to(target)
-    where = f"batch {training.batch}, {count(training.ranks, 'rank')}, seed {training.seed}"
+    where = training.words
     if not result.is_finite:
         return f"{where}: a loss or a gradient was not finite"
     if epochs is None:
@@ -118,8 +174,8 @@ class _Jobs:
         self._run(path, ranks, arguments)
         return _start(read_lines(path / METRICS))
 
-    def train(self, training: Training, steps_per_epoch: int) -> Result:
-        """Train until the target is reached, or the last epoch.
+    def train(self, training: Training, steps_per_epoch: int, tell: Tell) -> Result:
+        """Train until the target is reached, or the last epoch; `tell` is told of it every now and then.
 
         Raises:
             RunFailed: if it came to neither.
@@ -130,17 +186,20 @@ class _Jobs:
         facts: dict[str, Any] = {"machines": machines.of_ranks(plan), "siblings": machines.siblings}
         facts["others_busy_cores"] = round(busy_cores(), 3)
         started_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        code, command = self._run(
-            path,
-            training.ranks,
-            training.arguments(steps_per_epoch),
-            until=lambda: _has_reached(path, self.wanted.target),
-        )
-        facts["command"] = command
+        began = time.monotonic()
+
+        def has_reached() -> bool:
+            accuracies = _accuracies(path)
+            tell(accuracies)
+            return any(each >= self.wanted.target for each in accuracies)
+
+        arguments = training.arguments(steps_per_epoch)
+        code, facts["command"] = self._run(path, training.ranks, arguments, until=has_reached)
+        wall_s = time.monotonic() - began
         result = _read(path, training, started_at, steps_per_epoch, code != NON_FINITE, facts)
         if code == STOPPED and result.epochs_to(self.wanted.target) is None:
             raise RunFailed("it was interrupted", tail((path / OUTPUT).read_text(errors="replace")))
-        return result
+        return replace(result, wall_s=wall_s)
 
     def _run(
         self, path: Path, ranks: int, arguments: Sequence[str], until: Callable[[], bool] | None = None
@@ -166,9 +225,8 @@ def _start(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return next(record for record in records if record["event"] == "start")
 
 
-def _has_reached(path: Path, target: float) -> bool:
-    evaluations = (record for record in read_lines(path / METRICS) if record["event"] == "eval")
-    return any(record["accuracy"] >= target for record in evaluations)
+def _accuracies(path: Path) -> list[float]:
+    return [record["accuracy"] for record in read_lines(path / METRICS) if record["event"] == "eval"]
 
 
 def _read(

@@ -230,23 +230,34 @@ def _report(folder: Path) -> int:
 
 def _train_to_target(session: Session, options: argparse.Namespace) -> int:
     from launch.scaling.accuracy import fitting, wanted_of
-    from launch.scaling.accuracy_runs import find_samples, run_accuracy
+    from launch.scaling.accuracy_runs import Trainings, find_samples, run_accuracy
+    from launch.scaling.progress import display
     from launch.scaling.runs import RunFailed
 
     study = session.study
+    say(f"the study is in {session.folder}")
     wanted = wanted_of(study, target(options), batches(options, study))
     try:
         samples, data = find_samples(session, wanted)
     except RunFailed as failure:
         say(f"error: the first run, of one step, failed: {failure}; its last lines:\n{failure.tail}")
         return EXIT_FAILURE
-    run_accuracy(session, fitting(wanted, samples, data, bool(options.batches)), samples, say)
+    wanted = fitting(wanted, samples, data, bool(options.batches))
+    done, total = Trainings(session, wanted).progress
+    say(f"{study.title}: {wanted.words}; {count(total, 'training')}")
+    if done:
+        say(f"it goes on: {done} of {count(total, 'training')} are there")
+    with display(done, total) as show:
+        run_accuracy(session, wanted, samples, show)
     return _close_accuracy(session.folder, study)
 
 
 def _close_accuracy(folder: Path, study: Study) -> int:
+    from launch.scaling.accuracy_report import closing_lines
     from launch.scaling.accuracy_runs import what_is_missing
 
+    for line in closing_lines(folder):
+        say(line)
     write_report(folder)
     if missing := what_is_missing(folder, study):
         say(f"error: {missing}")

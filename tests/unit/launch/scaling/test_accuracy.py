@@ -6,10 +6,12 @@ import csv
 import itertools
 import json
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -107,21 +109,41 @@ class Trainer:
         return 0
 
 
+class Shown:
+    """In place of a terminal."""
+
+    def __init__(self) -> None:
+        self.said, self.begun = list[str](), list[tuple[str, float]]()
+
+    def begin(self, what: str, left_s: float) -> None:
+        self.begun.append((what, left_s))
+
+    def done(self, line: str, left_s: float) -> None:
+        self.said.append(line)
+
+    def say(self, line: str) -> None:
+        self.said.append(line)
+
+
 @pytest.fixture
 def trainer(monkeypatch: pytest.MonkeyPatch) -> Trainer:
     monkeypatch.setattr(accuracy_runs, "busy_cores", lambda: 0.0)
     return Trainer(EPOCHS)
 
 
+def made_session(folder: Path, trainer: Trainer, limit_s: float | None = None) -> Session:
+    runner = Runner(folder, trainer, ["--mpi", "mpich"], limit_s)  # type: ignore[arg-type]
+    place = Place((Available(Host("here"), (0, 1), "k"),), Machines({}))
+    return Session(folder, study(trainer=("--config", "c.toml")), place, runner)
+
+
 def run(
     folder: Path, trainer: Trainer, wanted: Wanted = WANTED, limit_s: float | None = None
 ) -> tuple[list[Training], list[str]]:
-    said: list[str] = []
-    runner = Runner(folder, trainer, ["--mpi", "mpich"], limit_s)  # type: ignore[arg-type]
-    place = Place((Available(Host("here"), (0, 1), "k"),), Machines({}))
-    session = Session(folder, study(trainer=("--config", "c.toml")), place, runner)
+    show = Shown()
+    session = made_session(folder, trainer, limit_s)
     samples, data = find_samples(session, wanted)
-    return run_accuracy(session, fitting(wanted, samples, data, True), samples, said.append), said
+    return run_accuracy(session, fitting(wanted, samples, data, True), samples, show), show.said
 
 
 def study(**changes: Any) -> Study:
@@ -176,8 +198,8 @@ def test_trainings_end_at_the_target_and_the_first_seed_is_repeated_on_the_other
         assert result.steps_per_epoch == -(-SAMPLES // batch)
         if batch == 64:
             assert result.step_ms == pytest.approx(8.0 / result.training.ranks)  # without the first record
-    assert "batch 64, 2 ranks, seed 7: 90.0% after 4 epochs of 0.064 s" in said
-    assert "batch 1024, 1 rank, seed 7: not 90.0% in 18 epochs, at best 1.80%" in said
+    assert said[0] == "training 1 of 12: batch 64, 2 ranks, seed 7: 90.0% after 4 epochs of 0.064 s"
+    assert "training 6 of 12: batch 1024, 1 rank, seed 7: not 90.0% in 18 epochs, at best 1.80%" in said
 
 
 def test_a_study_goes_on_where_it_stopped_and_only_as_the_same(tmp_path: Path, trainer: Trainer) -> None:
@@ -200,6 +222,54 @@ def test_a_training_that_fails_is_said_and_the_others_are_made(tmp_path: Path, t
     assert [training.name for training in failed] == [name]
     assert any("exit code 4" in line and "the last line" in line for line in said)
     assert len(read_results(tmp_path)) == 12 - 2  # the failed one, and the one that would confirm it
+
+
+def test_what_is_shown_meanwhile(tmp_path: Path, trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = itertools.count(step=10.0)
+    monkeypatch.setattr(accuracy_runs, "time", SimpleNamespace(**vars(time) | {"monotonic": lambda: next(seconds)}))
+    session, show = made_session(tmp_path, trainer), Shown()
+    wanted = replace(WANTED, batches=(64, 256), repeats=1)
+    run_accuracy(session, wanted, SAMPLES, show)
+    assert [text for text, _ in show.begun if "so far" not in text] == [
+        f"batch {batch}, {ranks}, seed 7" for batch in (64, 256) for ranks in ("2 ranks", "1 rank")
+    ]
+    assert "batch 64, 2 ranks, seed 7: epoch 3 of at most 18, 0.3%, 40 s so far" in [text for text, _ in show.begun]
+    assert {left_s for text, left_s in show.begun if text.startswith("batch 64, 2")} == {0}  # nothing is known
+    walls = [result.wall_s for result in read_results(tmp_path)]
+    assert all(wall_s > 0 for wall_s in walls)
+    lefts = [left_s for text, left_s in show.begun if text == "batch 256, 1 rank, seed 7"]
+    assert lefts == [walls[2]]  # as the same batch took on other ranks
+    assert ("batch 256, 1 rank, seed 7: epoch 1 of at most 5, 0.1%, 20 s so far", walls[2] - 20) in show.begun
+
+
+def test_the_terminal_has_a_table_at_the_end(
+    scale: Callable[[str], int], trainer: Trainer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert scale("--batches 64,256 --ranks 1,2,8") == 0
+    out = capfd.readouterr().out.splitlines()
+    assert out[:2] == [
+        "the study is in study",
+        "mlp on digits: to 90.0% with batches of 64, 256 on 1, 2, 8 ranks x 1 thread, 1 seed a batch; 6 trainings",
+    ]
+    assert out[2].startswith("training 1 of 6: batch 64, 8 ranks, seed 7: 90.0% after 4 epochs of 0.016 s; ")
+    assert out[2].endswith(" left")
+    table = out.index("to a test accuracy of 90.0%")
+    assert out[table + 1 : table + 8] == [
+        "batch  ranks  cores  step ms  epoch s  epochs  target s  flags",
+        "   64      1      2        8    0.128       4     0.512",
+        "   64      2      2        4    0.064       4     0.256",
+        "   64      8      2        1    0.016       4     0.064  oversubscribed",
+        "  256      1      2        8    0.032       5      0.16",
+        "  256      2      2        4    0.016       5      0.08",
+        "  256      8      2        1    0.004       5      0.02  oversubscribed",
+    ]
+    assert out[table + 8] == "oversubscribed: more threads than physical cores: they take turns"
+    assert out[table + 9].startswith("The shortest time to a test accuracy of 90.0% is 80 ms: batch 256 on 2 ranks")
+    assert report(Path("study")) == 0
+    again = capfd.readouterr().out.splitlines()
+    assert again == out[table:]
+    assert scale("--batches 64,256 --ranks 1,2,8") == 0
+    assert "it goes on: 6 of 6 trainings are there" in capfd.readouterr().out
 
 
 def test_a_training_takes_its_time_unless_the_user_gives_a_limit(tmp_path: Path, trainer: Trainer) -> None:
@@ -275,7 +345,8 @@ def test_a_training_that_is_not_finite_is_a_result(tmp_path: Path, trainer: Trai
     trainer.codes = {f"accuracy-batch-1024-ranks-2-threads-1-seed-{seed}": 3 for seed in (7, 8, 9)}
     failed, said = run(tmp_path, trainer)
     assert failed == []
-    assert "batch 1024, 2 ranks, seed 7: a loss or a gradient was not finite" in said
+    # The one that would confirm it is no longer planned.
+    assert "training 5 of 11: batch 1024, 2 ranks, seed 7: a loss or a gradient was not finite" in said
     assert "**breaks at batch 1024**" in accuracy_section(tmp_path)
 
 
