@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.errors import UsageError
-from launch.scaling.flags import real_cores
+from launch.scaling.flags import flags_of_run, real_cores
 from launch.scaling.records import Measurement, Point, read_lines
 from launch.scaling.study import Study
 from launch.wording import count
@@ -267,26 +267,61 @@ def read_results(folder: Path) -> list[Result]:
     """All trainings of a study so far.
 
     Raises:
-        ValueError: if a line cannot be read, naming it.
+        UsageError: if a line cannot be read, naming it.
     """
-    results = []
-    for number, values in enumerate(read_lines(folder / RESULTS), 1):
+    path, results = folder / RESULTS, []
+    try:
+        lines = read_lines(path)
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is no text ({error.reason}): remove that file, or what is no text in it") from None
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    for number, values in enumerate(lines, 1):
         try:
-            lists = {name: tuple(values[name]) for name in ("accuracies", "losses")}
-            results.append(Result(**(values | lists | {"training": Training(**values["training"])})))
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{folder / RESULTS}, line {number} is no training ({error}): remove that line") from None
+            results.append(_result(values))
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise UsageError(f"{path}, line {number} is no training ({reason}): remove that line") from None
     return results
 
 
+def _result(values: Mapping[str, Any]) -> Result:
+    """Of a line; whatever is wrong with it raises here, not where it is used."""
+    lists = {name: tuple(values[name]) for name in ("accuracies", "losses")}
+    result = Result(**{**values, **lists, "training": Training(**values["training"])})
+    known = [loss for loss in result.losses if loss is not None]
+    for number in (*asdict(result.training).values(), *result.accuracies, *known, result.step_ms, result.wall_s):
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            raise TypeError(f"{number!r} is no number")
+    facts = result.provenance
+    if len(result.accuracies) != len(result.losses) or len(facts["affinity"]) != len(facts["hosts"]):
+        raise ValueError("lists that belong together have different lengths")
+    flags_of_run(result.measurement)
+    int(facts["samples"]["train"])
+    return result
+
+
 def read_wanted(folder: Path) -> Wanted | None:
-    """What was asked for; None if the folder holds no such study."""
+    """What was asked for; None if the folder holds no such study.
+
+    Raises:
+        UsageError: if the file cannot be read.
+    """
     path = folder / SETTINGS
     if not path.exists():
         return None
-    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
-    return Wanted(**(values | lists))
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        batches, ranks = (tuple(map(int, values.pop(name))) for name in ("batches", "ranks"))
+        configured, threads, repeats = (int(values.pop(name)) for name in ("configured", "threads", "repeats"))
+        wanted = Wanted(float(values.pop("target")), batches, configured, ranks, threads, repeats)
+        if not batches or not ranks or min(*batches, *ranks, configured, threads, repeats) < 1 or values:
+            raise ValueError("it has other values")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        mistake = f"line {error.lineno}, {error.msg}" if isinstance(error, json.JSONDecodeError) else repr(error)
+        fix = "remove that file, and give the study's command again"
+        raise UsageError(f"{path} does not say what was asked for ({mistake}): {fix}") from None
+    return wanted
 
 
 def write_wanted(folder: Path, wanted: Wanted) -> None:

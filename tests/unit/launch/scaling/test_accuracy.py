@@ -54,6 +54,7 @@ CONFIG: dict[str, Any] = {
     "train": {"epochs": 18},
 }
 WANTED = Wanted(target=0.9, batches=(64, 256, 1024), configured=64, ranks=(1, 2), threads=1, repeats=3)
+WANTED_TEXT = '{"batches": [64], "configured": 64, "ranks": [1], "threads": 1, "repeats": 1, "target": %s}'
 SAMPLES = 1024
 # By batch, the epoch at which the target is reached with the first seed; one later with each other.
 EPOCHS = {64: 4, 256: 5, 1024: 40}
@@ -460,10 +461,79 @@ def test_a_batch_that_was_never_timed_is_in_the_numbers(tmp_path: Path, trainer:
     assert lines[-1] == "1024,,1,8,,0.9,1.6,1.0,1,3,0,,0.0,breaks,,,,,"
 
 
-def test_a_damaged_line_is_named(tmp_path: Path) -> None:
-    (tmp_path / "accuracy.jsonl").write_text('{"training": {}}\n')
-    with pytest.raises(ValueError, match=r"accuracy\.jsonl, line 1 is no training"):
-        read_results(tmp_path)
+def one_line(text: str) -> str:
+    assert text.startswith("error: ")
+    assert text.count("\n") == 1
+    return text
+
+
+def without(**changes: Any) -> Callable[[str], str]:
+    """Changes values of a line of JSON; takes out those that are None."""
+
+    def change(line: str) -> str:
+        return json.dumps({key: value for key, value in (json.loads(line) | changes).items() if value is not None})
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (lambda line: line[:-5], "is no JSON ("),
+        (lambda line: "[]", "is no "),
+        (lambda line: '{"training": {}}', "is no training ("),
+        (lambda line: line.replace('"batch":64', '"batch":"64"'), "is no training (TypeError: '64' is no number)"),
+        (without(step_ms=None), "is no training ("),
+        (without(accuracies=[0.5]), "is no training (ValueError: lists that belong together"),
+        (without(provenance={}), "is no training (KeyError: "),
+        (without(training=3), "is no training ("),
+    ],
+)
+def test_a_damaged_line_is_named(
+    damage: Callable[[str], str],
+    named: str,
+    scale: Callable[[str], int],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert scale("--batches 64,256") == 0
+    path = Path("study") / "accuracy.jsonl"
+    first, second, *rest = path.read_text().splitlines()
+    path.write_text("\n".join([first, damage(second), *rest]) + "\n")
+    for command in (lambda: report(Path("study")), lambda: scale("--batches 64,256")):
+        capfd.readouterr()
+        assert command() == 2
+        error = one_line(capfd.readouterr().err)
+        assert f"{path}, line 2 {named}" in error
+        assert error.endswith(": remove that line\n")
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "{}", '{"target": "x"}', "\xff", WANTED_TEXT % '"high"', WANTED_TEXT % '0.9, "more": 1']
+)
+def test_a_damaged_file_of_what_is_wanted_is_named(
+    text: str, scale: Callable[[str], int], trainer: Trainer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert scale("--batches 64,256") == 0
+    path = Path("study") / "accuracy.json"
+    path.write_text(text, encoding="latin-1")
+    for command in (lambda: report(Path("study")), lambda: scale("--batches 64,256")):
+        capfd.readouterr()
+        assert command() == 2
+        error = one_line(capfd.readouterr().err)
+        assert error.startswith(f"error: {path} does not say what was asked for (")
+        assert error.endswith("): remove that file, and give the study's command again\n")
+    path.unlink()
+    trainer.names = []
+    assert scale("--batches 64,256") == 0  # as the message says
+    assert trainer.names == []
+
+
+def test_a_file_of_results_that_is_no_text(scale: Callable[[str], int], capfd: pytest.CaptureFixture[str]) -> None:
+    assert scale("--batches 64,256") == 0
+    (Path("study") / "accuracy.jsonl").write_bytes(b"\xff\n")
+    capfd.readouterr()
+    assert report(Path("study")) == 2
+    assert "accuracy.jsonl is no text (" in one_line(capfd.readouterr().err)
 
 
 def test_the_median_counts_a_seed_that_did_not_reach_the_target() -> None:
