@@ -325,14 +325,14 @@ def read_wanted(folder: Path) -> Wanted | None:
 
 
 def write_wanted(folder: Path, wanted: Wanted) -> None:
-    """Keep what is asked for, so that a study that goes on is the same one.
+    """Keep what is asked for, so that a study that goes on is the same one, but perhaps with more repeats.
 
     Raises:
         UsageError: if the folder holds another.
     """
-    before = read_wanted(folder)
+    before = read_wanted(folder) if read_results(folder) else None
     for name, value in asdict(wanted).items():
-        if before is not None and getattr(before, name) != value:
+        if before is not None and name != "repeats" and getattr(before, name) != value:
             given = f"{folder} holds a study with {name} = {_text(getattr(before, name))}, not {_text(value)}"
             raise UsageError(f"{given}: give that, or another --output")
     folder.mkdir(parents=True, exist_ok=True)

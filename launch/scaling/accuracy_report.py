@@ -345,13 +345,17 @@ def _time_table(places: Sequence[Place]) -> list[str]:
 
 
 def _where(places: Sequence[Place], name: str) -> str:
-    """At how many ranks there is a flag, and what it says there."""
-    texts: dict[str, list[int]] = {}
+    """At how many ranks and which batches there is a flag, and what it says there."""
+    texts: dict[str, dict[int, list[str]]] = {}
     for place in places:
         for flag in place.flags:
-            if flag.name == name and place.ranks not in texts.setdefault(flag.text, []):
-                texts[flag.text].append(place.ranks)
-    return "; ".join(f"P = {', '.join(map(str, ranks))}: {text}" for text, ranks in texts.items())
+            if flag.name == name:
+                texts.setdefault(flag.text, {}).setdefault(place.ranks, []).append(str(place.batch))
+    told = []
+    for text, by_ranks in texts.items():
+        where = [f"{ranks} (batch {', '.join(batches)})" for ranks, batches in sorted(by_ranks.items())]
+        told.append(f"P = {', '.join(where)}: {text}")
+    return "; ".join(told)
 
 
 def _seconds(value: float | None) -> str:

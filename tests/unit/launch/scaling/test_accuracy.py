@@ -33,6 +33,7 @@ from launch.scaling.accuracy import (
     read_wanted,
     wanted_of,
     warmup_epochs,
+    write_wanted,
 )
 from launch.scaling.accuracy_report import accuracy_section, sentences
 from launch.scaling.accuracy_runs import find_samples, run_accuracy
@@ -216,6 +217,17 @@ def test_a_study_goes_on_where_it_stopped_and_only_as_the_same(tmp_path: Path, t
         run(tmp_path, again, replace(WANTED, batches=(64,)))
 
 
+def test_a_study_takes_more_repeats_and_anything_else_before_a_training_is_done(
+    tmp_path: Path, trainer: Trainer
+) -> None:
+    write_wanted(tmp_path, replace(WANTED, target=0.8))
+    run(tmp_path, trainer)
+    again = Trainer(EPOCHS)
+    run(tmp_path, again, replace(WANTED, repeats=4))
+    assert again.names == [f"accuracy-batch-{batch}-ranks-2-threads-1-seed-10" for batch in (64, 256, 1024)]
+    assert len(again.names) == len(read_results(tmp_path)) - 12
+
+
 def test_a_training_that_fails_is_said_and_the_others_are_made(tmp_path: Path, trainer: Trainer) -> None:
     name = "accuracy-batch-256-ranks-2-threads-1-seed-7"
     trainer.codes = {name: 4}
@@ -314,7 +326,8 @@ def test_doubtful_times_are_marked_and_not_the_best_as_long_as_there_are_others(
     text = accuracy_section(tmp_path / "some")
     cells = [[cell.strip() for cell in line.split("|")[1:4]] for line in text.splitlines() if line.startswith("| 256 ")]
     assert cells[1:] == [["256", "1", "2"], ["256", "2", "2"], ["256", "8 (a)", "2"]]
-    note = "- (a) doubtful, oversubscribed: P = 8: 8 ranks x 1 thread on node1 have 2 cores for 8 threads."
+    where = "P = 8 (batch 64, 256, 1024): 8 ranks x 1 thread on node1 have 2 cores for 8 threads"
+    note = f"- (a) doubtful, oversubscribed: {where}."
     assert text.count(note) == text.count("(a) doubtful") == 1
     assert "is **96 ms**: batch 256 on 2 ranks, 6 epochs of 16 ms. The linear" in text  # those on 8 took 24 ms
     trainer.affinity = [[0]]
@@ -328,7 +341,8 @@ def test_what_others_do_before_a_training_is_told(
 ) -> None:
     monkeypatch.setattr(accuracy_runs, "busy_cores", lambda: 1.5)
     run(tmp_path, trainer)
-    assert "doubtful, busy: P = 1, 2: others kept 1.5 cores at work just before it." in accuracy_section(tmp_path)
+    where = "P = 1 (batch 64, 256, 1024), 2 (batch 64, 256, 1024)"
+    assert f"doubtful, busy: {where}: others kept 1.5 cores at work just before it." in accuracy_section(tmp_path)
 
 
 def test_the_report_tells_that_ranks_change_what_is_learned(tmp_path: Path, trainer: Trainer) -> None:
