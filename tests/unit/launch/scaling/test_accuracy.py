@@ -2,155 +2,39 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
-import json
-import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
-from launch import cli, job
-from launch.discovery import Library
 from launch.errors import UsageError
-from launch.hosts import Host
-from launch.placement import Available
-from launch.scaling import accuracy_runs, child
+from launch.scaling import accuracy_runs
 from launch.scaling.accuracy import (
     Result,
-    Training,
     Wanted,
     finding,
-    fitting,
     learning_rate,
     read_results,
-    read_wanted,
     wanted_of,
     warmup_epochs,
     write_wanted,
 )
 from launch.scaling.accuracy_report import accuracy_section, sentences
-from launch.scaling.accuracy_runs import find_samples, run_accuracy
-from launch.scaling.runs import Runner
-from launch.scaling.session import Place, Session
-from launch.scaling.study import Settings, Study, read_study, write_study
-from launch.scaling.topology import Machines
-from tests.unit.launch.scaling.run_records import start_record
-
-CONFIG: dict[str, Any] = {
-    "seed": 7,
-    "model": {"name": "mlp"},
-    "data": {"name": "digits"},
-    "comm": {"exact": True, "compression": "none", "sync_every": 1},
-    "batch": {"size": 64, "shards": 8},
-    "loss": {"reduction": "mean"},
-    "optimizer": {"lr": 0.1},
-    "schedule": {"warmup_epochs": 0.0},
-    "train": {"epochs": 18},
-}
-WANTED = Wanted(target=0.9, batches=(64, 256, 1024), configured=64, ranks=(1, 2), threads=1, repeats=3)
-WANTED_TEXT = '{"batches": [64], "configured": 64, "ranks": [1], "threads": 1, "repeats": 1, "target": %s}'
-SAMPLES = 1024
-# By batch, the epoch at which the target is reached with the first seed; one later with each other.
-EPOCHS = {64: 4, 256: 5, 1024: 40}
-
-
-class Trainer:
-    """In place of `Children`: writes what a training would, and ends it when `until` says so."""
-
-    def __init__(self, epochs: dict[int, int]) -> None:
-        self.epochs, self.names = epochs, list[str]()
-        self.codes: dict[str, int] = {}
-        self.limits_s = set[float]()
-        self.samples = SAMPLES
-        self.affinity = [[0, 1]]
-        self.noise: Callable[[int], float] = lambda ranks: 0.0
-
-    def run(
-        self, command: Sequence[str], output: Path, errors: Path | None = None, until: Callable[[], bool] | None = None
-    ) -> int:
-        values = dict(itertools.pairwise(command))
-        folder = Path(values["--output.dir"]) / values["--output.name"]
-        self.names.append(folder.name)
-        self.limits_s.add(float(values["--timeout"]))
-        output.write_text("error: lr = 9: use less\n" if self.codes.get(folder.name) == 2 else "the last line\n")
-        ranks = int(values["-n"])
-        with (folder / "metrics.jsonl").open("w") as log:
-
-            def write(**record: Any) -> None:
-                log.write(json.dumps(record) + "\n")
-                log.flush()
-
-            start = start_record(ranks, affinity=self.affinity * ranks) | {"samples": {"train": self.samples}}
-            write(**start)
-            if values.get("--train.evaluate_every") == "0":
-                write(event="step", step=1, step_ms=9.0)
-                write(event="end", steps=1)
-                return 0
-            if folder.name in self.codes:
-                return self.codes[folder.name]
-            batch, seed = int(values["--batch.size"]), int(values["--seed"])
-            steps_per_epoch = -(-self.samples // batch)
-            step = 0
-            for epoch in range(1, int(values["--train.steps"]) // steps_per_epoch + 1):
-                for _ in range(steps_per_epoch):
-                    step += 1
-                    if step % int(values["--output.log_every"]) == 0:
-                        write(event="step", step=step, step_ms=99.0 if step <= 5 else 8.0 / ranks)
-                reached = epoch >= self.epochs[batch] + seed - CONFIG["seed"]
-                accuracy = 0.91 if reached else epoch / 1000
-                write(event="eval", step=step, epoch=epoch, accuracy=accuracy, loss=1 / epoch + self.noise(ranks))
-                if until is not None and until():
-                    return 75
-        return 0
-
-
-class Shown:
-    """In place of a terminal."""
-
-    def __init__(self) -> None:
-        self.said, self.begun = list[str](), list[tuple[str, float]]()
-
-    def begin(self, what: str, left_s: float) -> None:
-        self.begun.append((what, left_s))
-
-    def done(self, line: str, left_s: float) -> None:
-        self.said.append(line)
-
-    def say(self, line: str) -> None:
-        self.said.append(line)
-
-
-@pytest.fixture
-def trainer(monkeypatch: pytest.MonkeyPatch) -> Trainer:
-    monkeypatch.setattr(accuracy_runs, "busy_cores", lambda: 0.0)
-    return Trainer(EPOCHS)
-
-
-def made_session(folder: Path, trainer: Trainer, limit_s: float | None = None) -> Session:
-    runner = Runner(folder, trainer, ["--mpi", "mpich"], limit_s)  # type: ignore[arg-type]
-    place = Place((Available(Host("here"), (0, 1), "k"),), Machines({}))
-    return Session(folder, study(trainer=("--config", "c.toml")), place, runner)
-
-
-def run(
-    folder: Path, trainer: Trainer, wanted: Wanted = WANTED, limit_s: float | None = None
-) -> tuple[list[Training], list[str]]:
-    show = Shown()
-    session = made_session(folder, trainer, limit_s)
-    samples, data = find_samples(session, wanted)
-    return run_accuracy(session, fitting(wanted, samples, data, True), samples, show), show.said
-
-
-def study(**changes: Any) -> Study:
-    settings = Settings((2, 1), (1,), "accuracy", 5, 0, 0, (), ())
-    return Study(replace(settings, **changes), CONFIG)
+from launch.scaling.accuracy_runs import run_accuracy
+from tests.unit.launch.scaling.accuracy_trainings import (
+    CONFIG,
+    EPOCHS,
+    SAMPLES,
+    WANTED,
+    Shown,
+    Trainer,
+    made_session,
+    run,
+    study,
+)
 
 
 def test_the_learning_rate_follows_the_batch_from_the_configured_one() -> None:
@@ -255,36 +139,6 @@ def test_what_is_shown_meanwhile(tmp_path: Path, trainer: Trainer, monkeypatch: 
     assert ("batch 256, 1 rank, seed 7: epoch 1 of at most 5, 0.1%, 20 s so far", walls[2] - 20) in show.begun
 
 
-def test_the_terminal_has_a_table_at_the_end(
-    scale: Callable[[str], int], trainer: Trainer, capfd: pytest.CaptureFixture[str]
-) -> None:
-    assert scale("--batches 64,256 --ranks 1,2,8") == 0
-    out = capfd.readouterr().out.splitlines()
-    assert out[:2] == [
-        "the study is in study",
-        "mlp on digits: to 90.0% with batches of 64, 256 on 1, 2, 8 ranks x 1 thread, 1 seed a batch; 6 trainings",
-    ]
-    assert out[2].startswith("training 1 of 6: batch 64, 8 ranks, seed 7: 90.0% after 4 epochs of 0.016 s; ")
-    assert out[2].endswith(" left")
-    table = out.index("to a test accuracy of 90.0%")
-    assert out[table + 1 : table + 8] == [
-        "batch  ranks  cores  step ms  epoch s  epochs  target s  flags",
-        "   64      1      2        8    0.128       4     0.512",
-        "   64      2      2        4    0.064       4     0.256",
-        "   64      8      2        1    0.016       4     0.064  oversubscribed",
-        "  256      1      2        8    0.032       5      0.16",
-        "  256      2      2        4    0.016       5      0.08",
-        "  256      8      2        1    0.004       5      0.02  oversubscribed",
-    ]
-    assert out[table + 8] == "oversubscribed: more threads than physical cores: they take turns"
-    assert out[table + 9].startswith("The shortest time to a test accuracy of 90.0% is 80 ms: batch 256 on 2 ranks")
-    assert report(Path("study")) == 0
-    again = capfd.readouterr().out.splitlines()
-    assert again == out[table:]
-    assert scale("--batches 64,256 --ranks 1,2,8") == 0
-    assert "it goes on: 6 of 6 trainings are there" in capfd.readouterr().out
-
-
 def test_a_training_takes_its_time_unless_the_user_gives_a_limit(tmp_path: Path, trainer: Trainer) -> None:
     run(tmp_path / "own", trainer)
     assert min(trainer.limits_s) >= 86400
@@ -363,191 +217,6 @@ def test_a_training_that_is_not_finite_is_a_result(tmp_path: Path, trainer: Trai
     # The one that would confirm it is no longer planned.
     assert "training 5 of 11: batch 1024, 2 ranks, seed 7: a loss or a gradient was not finite" in said
     assert "**breaks at batch 1024**" in accuracy_section(tmp_path)
-
-
-@pytest.fixture
-def scale(trainer: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], int]:
-    """The command, on two cores."""
-    mpirun = tmp_path / "bin" / "mpirun"
-    mpirun.parent.mkdir()
-    mpirun.write_text("#!/bin/sh\necho 'mpirun (Open MPI) 5.0.11'\n")
-    mpirun.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{mpirun.parent}:/usr/bin:/bin")
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
-    for name in ("SLURM_JOB_ID", "PBS_NODEFILE", "LSB_JOBID"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(job, "available_here", lambda: (Available(Host("here"), (0, 1), "k"),))
-    monkeypatch.setattr(child, "Children", lambda: nullcontext(trainer))
-    monkeypatch.setattr(Runner, "config", lambda runner, arguments: CONFIG)
-    monkeypatch.chdir(tmp_path)
-    words = "scale --mode accuracy --ranks 1,2 --repeats 1 --output study".split()
-    return lambda line: cli.main([*words, *line.split()], library=lambda: Library("Open MPI", (5, 0, 11)))
-
-
-def test_batches_for_which_there_are_too_few_samples(
-    scale: Callable[[str], int], trainer: Trainer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    trainer.samples = 1000
-    assert scale("--batches 64,1001") == 2
-    _, err = capfd.readouterr()
-    assert err == "error: --batches 1001: digits has only 1000 training samples; give at most that\n"
-    assert trainer.names == ["accuracy-first-step"]
-    assert not (tmp_path / "study" / "accuracy.json").exists()
-    assert scale("--batches 64,256") == 0
-
-
-def test_the_usual_batches_are_cut_to_the_samples(
-    scale: Callable[[str], int], trainer: Trainer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    trainer.samples = 1000
-    trainer.codes = {"accuracy-batch-256-ranks-1-threads-1-seed-7": 4}
-    assert scale("") == 1
-    assert "error: 1 training of 4 are missing: accuracy-batch-256-ranks-1" in capfd.readouterr().err
-    wanted = read_wanted(tmp_path / "study")
-    assert wanted is not None
-    assert wanted.batches == (64, 256)  # without 1024
-    trainer.codes, trainer.names = {}, []
-    words = read_study(tmp_path / "study").command.split()
-    assert cli.main(words[3:], library=lambda: Library("Open MPI", (5, 0, 11))) == 0
-    assert trainer.names == ["accuracy-batch-256-ranks-1-threads-1-seed-7"]
-
-
-def report(folder: Path) -> int:
-    return cli.main(["scale", "report", str(folder)])
-
-
-def test_the_report_anew(tmp_path: Path, trainer: Trainer, capfd: pytest.CaptureFixture[str]) -> None:
-    command = "python -m launch scale --mode accuracy"
-    write_study(tmp_path, replace(study(repeats=3), command=command))
-    assert report(tmp_path) == 1
-    assert capfd.readouterr().err == f"error: nothing is trained in {tmp_path} yet; this begins it: {command}\n"
-    run(tmp_path, trainer)
-    (tmp_path / "report.md").unlink()
-    assert report(tmp_path) == 0
-    assert "breaks at batch 1024" in (tmp_path / "report.md").read_text()
-    out, err = capfd.readouterr()
-    assert f"report: {tmp_path / 'report.md'}" in out
-    assert err == ""
-    path = tmp_path / "accuracy.jsonl"
-    lines = path.read_text().splitlines(keepends=True)
-    assert json.loads(lines[2])["training"]["batch"] == 256
-    path.write_text("".join([*lines[:2], *lines[5:]]))  # without 256 on both, and 1024 on 2 ranks
-    assert report(tmp_path) == 1
-    names = [
-        f"accuracy-batch-{batch}-ranks-{ranks}-threads-1-seed-7" for batch, ranks in ((256, 2), (256, 1), (1024, 2))
-    ]
-    assert capfd.readouterr().err == f"error: 3 trainings of 12 are missing: {', '.join(names)}\n"
-
-
-def test_the_report_has_the_machine_and_all_numbers_for_programs(tmp_path: Path, trainer: Trainer) -> None:
-    write_study(tmp_path, study(repeats=3))
-    run(tmp_path, trainer, replace(WANTED, ranks=(1, 2, 8)))
-    assert report(tmp_path) == 0
-    text = (tmp_path / "report.md").read_text()
-    machine = text.partition("## Machine and software\n")[2]
-    for line in ("| hosts | node1 |", "| Python | 3.11.7 |", "| parameters | 300 |"):
-        assert line in machine
-    document = json.loads((tmp_path / "report.json").read_text())["accuracy"]
-    assert document["wanted"]["batches"] == [64, 256, 1024]
-    assert document["summary"] == sentences(tmp_path)
-    assert [batch["epochs"] for batch in document["batches"]] == [5, 6, None]
-    assert len(document["trainings"]) == 9 + 6
-    with (tmp_path / "accuracy.csv").open() as file:
-        lines = list(csv.DictReader(file))
-    assert [(line["batch"], line["ranks"]) for line in lines] == [
-        (batch, ranks) for batch in ("64", "256", "1024") for ranks in ("1", "2", "8")
-    ]
-    for line, place in zip(lines, document["places"], strict=True):
-        assert float(line["step_ms"]) == place["step_ms"]
-        assert line["target_s"] == ("" if place["target_s"] is None else str(place["target_s"]))
-        assert line["flags"] == ("oversubscribed" if place["ranks"] == 8 else "")
-        assert [flag["name"] for flag in place["flags"]] == line["flags"].split()
-    assert {line["rule"] for line in lines if line["batch"] == "1024"} == {"breaks"}
-
-
-def test_a_batch_that_was_never_timed_is_in_the_numbers(tmp_path: Path, trainer: Trainer) -> None:
-    trainer.codes = {f"accuracy-batch-1024-ranks-2-threads-1-seed-{seed}": 3 for seed in (7, 8, 9)}
-    write_study(tmp_path, study(repeats=3))
-    run(tmp_path, trainer)
-    assert report(tmp_path) == 0
-    lines = (tmp_path / "accuracy.csv").read_text().splitlines()
-    assert len(lines) == 1 + 2 + 2 + 1
-    assert lines[-1] == "1024,,1,8,,0.9,1.6,1.0,1,3,0,,0.0,breaks,,,,,"
-
-
-def one_line(text: str) -> str:
-    assert text.startswith("error: ")
-    assert text.count("\n") == 1
-    return text
-
-
-def without(**changes: Any) -> Callable[[str], str]:
-    """Changes values of a line of JSON; takes out those that are None."""
-
-    def change(line: str) -> str:
-        return json.dumps({key: value for key, value in (json.loads(line) | changes).items() if value is not None})
-
-    return change
-
-
-@pytest.mark.parametrize(
-    ("damage", "named"),
-    [
-        (lambda line: line[:-5], "is no JSON ("),
-        (lambda line: "[]", "is no "),
-        (lambda line: '{"training": {}}', "is no training ("),
-        (lambda line: line.replace('"batch":64', '"batch":"64"'), "is no training (TypeError: '64' is no number)"),
-        (without(step_ms=None), "is no training ("),
-        (without(accuracies=[0.5]), "is no training (ValueError: lists that belong together"),
-        (without(provenance={}), "is no training (KeyError: "),
-        (without(training=3), "is no training ("),
-    ],
-)
-def test_a_damaged_line_is_named(
-    damage: Callable[[str], str],
-    named: str,
-    scale: Callable[[str], int],
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    assert scale("--batches 64,256") == 0
-    path = Path("study") / "accuracy.jsonl"
-    first, second, *rest = path.read_text().splitlines()
-    path.write_text("\n".join([first, damage(second), *rest]) + "\n")
-    for command in (lambda: report(Path("study")), lambda: scale("--batches 64,256")):
-        capfd.readouterr()
-        assert command() == 2
-        error = one_line(capfd.readouterr().err)
-        assert f"{path}, line 2 {named}" in error
-        assert error.endswith(": remove that line\n")
-
-
-@pytest.mark.parametrize(
-    "text", ["{", "[]", "{}", '{"target": "x"}', "\xff", WANTED_TEXT % '"high"', WANTED_TEXT % '0.9, "more": 1']
-)
-def test_a_damaged_file_of_what_is_wanted_is_named(
-    text: str, scale: Callable[[str], int], trainer: Trainer, capfd: pytest.CaptureFixture[str]
-) -> None:
-    assert scale("--batches 64,256") == 0
-    path = Path("study") / "accuracy.json"
-    path.write_text(text, encoding="latin-1")
-    for command in (lambda: report(Path("study")), lambda: scale("--batches 64,256")):
-        capfd.readouterr()
-        assert command() == 2
-        error = one_line(capfd.readouterr().err)
-        assert error.startswith(f"error: {path} does not say what was asked for (")
-        assert error.endswith("): remove that file, and give the study's command again\n")
-    path.unlink()
-    trainer.names = []
-    assert scale("--batches 64,256") == 0  # as the message says
-    assert trainer.names == []
-
-
-def test_a_file_of_results_that_is_no_text(scale: Callable[[str], int], capfd: pytest.CaptureFixture[str]) -> None:
-    assert scale("--batches 64,256") == 0
-    (Path("study") / "accuracy.jsonl").write_bytes(b"\xff\n")
-    capfd.readouterr()
-    assert report(Path("study")) == 2
-    assert "accuracy.jsonl is no text (" in one_line(capfd.readouterr().err)
 
 
 def test_the_median_counts_a_seed_that_did_not_reach_the_target() -> None:
