@@ -33,15 +33,16 @@ class ReplicaCheck:
     """
 
     def __init__(self, world: World, every: int, model: Sequential, optimizer: SGD, scales: FloatScales) -> None:
-        """Take the number of steps between checks (0: none at all) and what to compare.
+        """Take the number of steps between checks (0: none at all) and what to compare; collective.
 
-        That is the parameters, the optimizer's state where a rank has all of it, running statistics, and the scales of
+        That is the parameters, the optimizer's state if every rank has all of it, running statistics, and the scales of
         the gradient sums.
         """
         self.world, self.every, self.agreed_step = world, every, 0
         self.parts: dict[str, npt.NDArray[Any]] = {}
-        state = {name: flat for name, flat in optimizer.state.items() if flat.size == model.num_parameters}
-        for prefix, flat in {"": model.parameters, **state}.items():
+        # Of nodes with several ranks and with one, the reducer node_shared gives only the latter's ranks all of it.
+        is_divided = world.any_rank(any(flat.size != model.num_parameters for flat in optimizer.state.values()))
+        for prefix, flat in {"": model.parameters, **({} if is_divided else optimizer.state)}.items():
             name = f"optimizer.{prefix}." if prefix else ""
             self.parts |= {name + tensor: flat[where] for tensor, where in model.parameter_slices.items()}
         for index, layer in enumerate(model.layers):

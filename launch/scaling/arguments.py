@@ -126,6 +126,7 @@ def command_line(study: Study, folder: Path, options: argparse.Namespace) -> lis
     words = ["python", "-m", "launch", "scale", "--ranks", _listed(given.ranks), "--threads", _listed(given.threads)]
     words += ["--mode", given.mode, "--repeats", str(given.repeats), "--seed", str(given.seed)]
     words += ["--steps", str(given.steps)] if given.steps else []
+    words += ["--timeout", f"{study.timeout_s:g}"] if study.timeout_s else []
     words += [*given.placement, "--output", str(folder)]
     words += ["--networks", study.networks] if study.networks else []
     if given.mode == "accuracy":
@@ -184,10 +185,10 @@ def add_parser(commands: Any) -> None:
         "and write a report: speed-up, efficiency, where it is lost, a model of the communication and what it predicts "
         "for more ranks. The same --output again lets an interrupted study go on.",
         usage="%(prog)s [options] [-- ddp.train arguments]\n       %(prog)s report DIR",
-        epilog="Exit code: 0 all points are measured; 1 some failed, or (report) are still missing; 2 a mistake in the "
-        "arguments; 4 a host does not answer; 130 and 143 after SIGINT and SIGTERM, with what was measured kept. "
-        "batch.shards is raised to the largest number of ranks unless it is given. `report DIR` collects what batch "
-        "jobs have measured, and writes the report anew.",
+        epilog="Exit code: 0 all points are measured; 1 some failed, or (report) are still missing, or trained other "
+        "bits than they must; 2 a mistake in the arguments; 4 a host does not answer; 130 and 143 after SIGINT and "
+        "SIGTERM, with what was measured kept. batch.shards is raised to the largest number of ranks unless it is "
+        "given. `report DIR` collects what batch jobs have measured, and writes the report anew.",
         allow_abbrev=False,
     )
     parser.add_argument("what", nargs="*", metavar="report DIR", help="write the report of a study's folder anew")

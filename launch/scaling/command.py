@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -50,11 +51,39 @@ def run(
         HostError: if a host does not answer.
     """
     del program  # `launch run` knows what each rank runs
+    if options.what:
+        with _told_in_one_line():
+            return _run_action(options.what, trainer)
+    begun: list[Session] = []
+    with _told_in_one_line():
+        return _run_study(options, trainer, library, begun)
+
+
+@contextlib.contextmanager
+def _told_in_one_line() -> Iterator[None]:
+    """A disk that is full, or a file that may not be read or written, is no fault of the program.
+
+    Raises:
+        UsageError: instead of an OSError.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        where = error.filename or "the study's folder"
+        raise UsageError(
+            f"{where}: {error.strerror}; mend that (free the disk, give a folder that can be written to): what was"
+            " measured is kept, and the same command goes on"
+        ) from None
+
+
+def _run_study(
+    options: argparse.Namespace, trainer: Sequence[str], library: Callable[[], Library], begun: list[Session]
+) -> int:
+    """All that is not an action; `begun` gets the session once there is one."""
     from launch.scaling.child import Children, Interrupted
 
-    if options.what:
-        return _run_action(options.what, trainer)
-    begun: list[Session] = []
     try:
         with Children() as children:
             begun.append(_begin(options, trainer, library, children))
@@ -107,7 +136,13 @@ def _begin(
         ranks = options.ranks or default_ranks(place.available, place.cores, max(options.threads))
         place.plan(max(ranks), max(options.threads))
     config = Runner(Path(), children, () if options.submit else where).config(trainer)
-    study = Study(settings(options, ranks, trainer), config, networks=networks, started_at=_now())
+    study = Study(
+        settings(options, ranks, trainer),
+        config,
+        networks=networks,
+        started_at=_now(),
+        timeout_s=options.timeout or 0.0,
+    )
     study.check()
     folder = Path(options.output) if options.output else STUDIES / _default_name(config)
     study = replace(study, command=shlex.join(command_line(study, folder, options)))

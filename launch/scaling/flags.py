@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from launch.placement import ranges
 from launch.scaling.records import Measurement, Point
-from launch.scaling.topology import physical_cores
+from launch.scaling.topology import first_siblings, physical_cores
 from launch.wording import count
 
 NOISE_BOUND = 0.10
@@ -22,13 +22,15 @@ class Flag:
     """One reason for doubt."""
 
     name: str
-    """Short, for a table: one of OVERSUBSCRIBED, BOUND, SMT, ONE_MACHINE, IDLE, BUSY, NOISY."""
+    """Short, for a table: one of those of MEANING."""
     text: str
     """A sentence, without its full stop."""
 
 
 OVERSUBSCRIBED, BOUND, SMT = "oversubscribed", "bound", "smt"
-ONE_MACHINE, IDLE, BUSY, NOISY = "one machine", "idle ranks", "busy", "noisy"
+ONE_MACHINE, IDLE, BUSY, NOISY, MIXED = "one machine", "idle ranks", "busy", "noisy", "mixed"
+SAME = {"cpu": "processors", "mpi_library": "MPI libraries", "versions": "packages", "git_revision": "revisions"}
+"""What must be the same in runs that are compared, by its name in the provenance."""
 
 MEANING = {
     OVERSUBSCRIBED: "more threads than physical cores: they take turns",
@@ -36,8 +38,9 @@ MEANING = {
     SMT: "threads share physical cores as SMT siblings",
     ONE_MACHINE: "several hosts are one machine: they share its cores and memory, and no real network lies between",
     IDLE: "more ranks than logical shards: some have nothing to compute",
-    BUSY: f"others kept more than {BUSY_BOUND:g} of a core at work just before a run",
+    BUSY: f"others kept more than {BUSY_BOUND:g} of a core at work, where the run was started, just before it",
     NOISY: f"the repeats differ by more than {NOISE_BOUND:.0%} of their median",
+    MIXED: "the runs, or those of the baseline, were made on other processors or by other software",
 }
 """Of each flag in general, for a legend."""
 
@@ -109,6 +112,8 @@ def _flags_of_machine(machine: Machine, threads: int) -> list[Flag]:
     shared = f"{count(len(machine.ranks), 'rank')} x {count(threads, 'thread')} on {machine.name}"
     if wanted > cores:
         flags.append(Flag(OVERSUBSCRIBED, f"{shared} have {count(cores, 'core')} for {count(wanted, 'thread')}"))
+    elif crowded := _crowded(machine, threads):
+        flags.append(Flag(OVERSUBSCRIBED, crowded))
     for rank, mask in zip(machine.ranks, machine.masks, strict=True):
         who = f"rank {rank} on {machine.name}"
         if len(mask) < threads:
@@ -123,11 +128,22 @@ def _flags_of_machine(machine: Machine, threads: int) -> list[Flag]:
     return flags
 
 
-def flags_of_point(measurements: Iterable[Measurement]) -> tuple[Flag, ...]:
+def _crowded(machine: Machine, threads: int) -> str:
+    """Ranks that are bound to cores too few for them, while others have cores to spare; empty if there are none."""
+    cores = [first_siblings(mask, machine.siblings) for mask in machine.masks]
+    for mine in sorted(cores, key=lambda mine: (len(mine), sorted(mine))):
+        inside = [rank for rank, other in zip(machine.ranks, cores, strict=True) if other <= mine]
+        if len(inside) > 1 and (wanted := len(inside) * threads) > len(mine):
+            return f"ranks {ranges(inside)} on {machine.name} share {count(len(mine), 'core')} for {wanted} threads"
+    return ""
+
+
+def flags_of_point(measurements: Iterable[Measurement], baseline: Iterable[Measurement] = ()) -> tuple[Flag, ...]:
     """What is doubtful about a point: its runs, and how they differ.
 
     Args:
         measurements: all runs of one point.
+        baseline: those that it is compared with.
     """
     runs = list(measurements)
     flags = [flag for run in runs for flag in flags_of_run(run)]
@@ -135,6 +151,9 @@ def flags_of_point(measurements: Iterable[Measurement]) -> tuple[Flag, ...]:
         fastest, slowest = min(run.step_ms for run in runs), max(run.step_ms for run in runs)
         text = f"{count(len(runs), 'run')} took {fastest:.4g} to {slowest:.4g} ms a step, a spread of {size:.0%}"
         flags.append(Flag(NOISY, text))
+    compared = [run.provenance for run in [*runs, *baseline]]
+    if different := [what for name, what in SAME.items() if len({str(facts.get(name)) for facts in compared}) > 1]:
+        flags.append(Flag(MIXED, f"not all runs, with those of the baseline, had the same {', '.join(different)}"))
     return _one_of_each(flags)
 
 

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from launch.errors import UsageError
+
 PHASES = ("data", "forward", "backward", "update", "comm", "wait", "other")
 """Where a step's time goes, means over the ranks: comm is exposed communication, wait is waiting for the slowest rank,
 other is what no timer covers. Together they are the step."""
@@ -91,7 +93,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a file of JSON lines; a last line that was cut off is left out, as is a file that is not there.
 
     Raises:
-        ValueError: if another line is no JSON, naming it.
+        UsageError: if another line is no JSON object, naming it.
     """
     if not path.exists():
         return []
@@ -100,9 +102,12 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     objects = []
     for number, line in enumerate(lines, 1):
         try:
-            objects.append(json.loads(line))
+            value = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number} is no JSON ({error.msg}): remove that line") from None
+            raise UsageError(f"{path}, line {number} is no JSON ({error.msg}): remove that line") from None
+        if not isinstance(value, dict):
+            raise UsageError(f"{path}, line {number} is no JSON object: remove that line")
+        objects.append(value)
     return objects
 
 
@@ -110,7 +115,7 @@ def read_measurements(path: Path) -> list[Measurement]:
     """All runs of a study so far.
 
     Raises:
-        ValueError: if a line cannot be read, naming it.
+        UsageError: if a line cannot be read, naming it.
     """
     measurements = []
     for number, values in enumerate(read_lines(path), 1):
@@ -119,5 +124,5 @@ def read_measurements(path: Path) -> list[Measurement]:
             lists = {name: tuple(values[name]) for name in ("records_ms", "hosts", "flags")}
             measurements.append(Measurement(point=point, **(values | lists)))
         except (KeyError, TypeError) as error:
-            raise ValueError(f"{path}, line {number} is no measurement ({error}): remove that line") from None
+            raise UsageError(f"{path}, line {number} is no measurement ({error}): remove that line") from None
     return measurements

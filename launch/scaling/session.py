@@ -22,6 +22,8 @@ from launch.scaling.topology import Machines, look_at, machine_name, physical_co
 from launch.wording import count
 
 POINTS = "points.jsonl"
+RESULTS = (POINTS, "accuracy.jsonl", "jobs.json")
+"""Files of a folder in which something is measured, or on its way."""
 TRIAL = "trial"
 """The name of the run before all others."""
 FIRST_STEPS, TRIAL_S, MOST_TRIAL_STEPS = 10, 1.0, 5000
@@ -110,9 +112,13 @@ def _agreed(folder: Path, study: Study) -> Study:
     """The study that the folder holds, if it is the same; a new one only in a folder with nothing else."""
     if (folder / FILE).exists():
         old = read_study(folder)
+        if not any((folder / name).exists() for name in RESULTS):  # a mistake that has been mended
+            return study
         if different := difference(old, study):
             raise UsageError(f"{folder} holds another study: {different}; give the same, or another --output")
-        return replace(old, networks=study.networks or old.networks)
+        settings = replace(old.settings, repeats=study.settings.repeats)
+        new = replace(old, settings=settings, command=study.command, timeout_s=study.timeout_s)
+        return replace(new, networks=study.networks or old.networks)
     if others := sorted(path.name for path in folder.iterdir() if path.name != RUNS):
         raise UsageError(f"--output {folder}: no study, but it holds {others[0]}; give a new or empty folder")
     return study
@@ -158,7 +164,7 @@ class Session:
             steps = min(round(TRIAL_S / step_s), MOST_TRIAL_STEPS)
             step_s, wall_s = self._try(point, steps)
         if not study.steps:
-            self.study = study.with_steps(study.settings.steps or steps_for(step_s))
+            self.study = study.with_steps(study.settings.steps or steps_for(step_s, study.least_steps))
             write_study(self.folder, self.study)
         self.forecast.steps = self.study.steps
         self.forecast.add(point, step_s * 1e3, wall_s, steps)

@@ -21,6 +21,9 @@ MODES = {"strong": (STRONG,), "weak": (WEAK,), "both": (STRONG, WEAK)}
 RUN_S = 4.0
 """How long the steps of a run at the baseline take, where the user does not say how many they are."""
 STEPS = range(40, 20_001)
+STEPS_TO_TRY = 144
+"""With fewer, `comm.reducer = auto` does not try its four candidates, but runs the first: another program than a
+training, which has more steps, may run."""
 RECORDS, LEAST_STEPS = 20, 5
 """A run has about so many `step` records, each of so many steps at the least."""
 
@@ -96,6 +99,8 @@ class Study:
     """What began it, as typed in a shell."""
     networks: str = ""
     """A file with networks to predict for."""
+    timeout_s: float = 0.0
+    """After which a run counts as hung; 0: as it is expected to take."""
 
     @property
     def title(self) -> str:
@@ -128,7 +133,7 @@ class Study:
         """The rule of the baseline, in words."""
         fewest = self.baseline_ranks
         ranks = "1 rank" if fewest == 1 else f"{fewest} ranks (the study has no run on 1)"
-        return f"the median run on {ranks} with the same threads per rank; of several such points the fastest"
+        return f"the median run on {ranks} with the same threads per rank"
 
     def point(self, mode: str, ranks: int, threads: int) -> Point:
         """Strong: the same batch at all ranks; weak: the same batch, and as many shards, on each rank."""
@@ -182,12 +187,18 @@ class Study:
         """With the steps of each run."""
         return replace(self, steps=steps, log_every=steps_per_record(steps))
 
+    @property
+    def least_steps(self) -> int:
+        """Of a run that says something of training."""
+        tries = self.config["comm"]["reducer"] == "auto" and max(self.settings.ranks) > 1
+        return STEPS_TO_TRY if tries else STEPS.start
 
-def steps_for(step_s: float) -> int:
+
+def steps_for(step_s: float, least: int = STEPS.start) -> int:
     """Steps that take RUN_S: a whole number of records, the first of which is the warm-up."""
-    steps = min(max(round(RUN_S / step_s), STEPS.start), STEPS.stop - 1)
+    steps = min(max(round(RUN_S / step_s), least), STEPS.stop - 1)
     every = steps_per_record(steps)
-    return max(steps // every, 2) * every
+    return max(-(-steps // every), 2) * every
 
 
 def steps_per_record(steps: int) -> int:
@@ -231,6 +242,8 @@ def difference(old: Study, new: Study) -> str:
     """What is not the same in two studies, in words; empty if nothing that a continued study must keep."""
     words = old.settings.words(), new.settings.words()
     for name, before in words[0].items():
+        if name == "--repeats" and new.settings.repeats > old.settings.repeats:
+            continue  # what is there stays as it is
         if before != words[1][name]:
             return f"it has {name} {before}, not {words[1][name]}"
     for name, before, after in _fields(old.config, new.config):

@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ ASK = {"slurm": ("squeue", "--noheader", "--jobs"), "pbs": ("qstat",)}
 """What tells whether a job is still queued or running."""
 SIGNAL_S, LEAST_TIME_S = 30, 120
 TIMEOUT_S = 60.0
+NO_LIMIT_S = 30 * 86400.0
 EXIT_FAILED = 1
 
 
@@ -61,7 +63,8 @@ def submit(session: Session, options: argparse.Namespace) -> int:
     collect(folder)
     jobs = read_jobs(folder)
     known = {line["run"] for line in read_lines(folder / POINTS)}
-    todo = [run for run in study.runs() if run.name not in known]
+    costs = {_ranks_key(line) for line in read_lines(folder / COLLECTIVES)}
+    todo = [run for run in study.runs() if run.name not in known or _lacks_collectives(study, run, costs)]
     submitted = waiting = 0
     for run in todo:
         if run.name in jobs and is_on_its_way(options.submit, jobs[run.name]):
@@ -124,7 +127,9 @@ def is_on_its_way(scheduler: str, job: str) -> bool:
             timeout=TIMEOUT_S,
             check=False,
         )
-    except (OSError, subprocess.TimeoutExpired):
+    except subprocess.TimeoutExpired:
+        return True  # as far as is known: two jobs of one run would write to the same folder
+    except OSError:
         return False
     return done.returncode == 0 and bool(done.stdout.strip())
 
@@ -210,13 +215,14 @@ def run_job(folder: Path, name: str) -> int:
     try:
         with Children() as children:
             placement = study.settings.placement
-            session = Session(folder, study, find_place(placement), Runner(folder, children, placement))
+            limit_s = study.timeout_s or NO_LIMIT_S  # the batch system has one
+            session = Session(folder, study, find_place(placement), Runner(folder, children, placement, limit_s))
             measured = session.measure(run, own / POINTS)
             _say(f"{name}: {measured.step_ms:.4g} ms a step")
             if run.repeat == 0 and point == _first_point(study, point.ranks, point.threads):
                 if point.ranks == study.baseline_ranks:
                     session.runner.trace(study, point.threads)
-                if problem := measure_collectives(session, point.ranks, point.threads, own):
+                if point.ranks > 1 and (problem := measure_collectives(session, point.ranks, point.threads, own)):
                     _say(f"warning: {problem}")
     except RunFailed as failure:
         sys.stderr.write(f"error: {name} failed: {failure}; its last lines:\n{failure.tail}\n")
@@ -224,6 +230,13 @@ def run_job(folder: Path, name: str) -> int:
     except Interrupted as interruption:
         return interruption.code
     return 0
+
+
+def _lacks_collectives(study: Study, run: Run, known: Collection[tuple[Any, ...]]) -> bool:
+    """Whether a run's job should have measured the collectives, too, and has not."""
+    ranks, threads = run.point.ranks, run.point.threads
+    is_first = run.repeat == 0 and run.point == _first_point(study, ranks, threads)
+    return is_first and ranks > 1 and (ranks, threads) not in known
 
 
 def _first_point(study: Study, ranks: int, threads: int) -> Any:

@@ -136,7 +136,7 @@ def _row(repeats: Sequence[Measurement], baseline: Sequence[Measurement]) -> Row
         speed_up.times(theirs.ranks / times.ranks),
         split(times, theirs),
         tuple(sorted({run.reducer for run in repeats})),
-        flags_of_point(repeats),
+        flags_of_point(repeats, baseline),
         is_baseline,
     )
 

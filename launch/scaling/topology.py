@@ -52,8 +52,13 @@ def parse_cores(text: str) -> tuple[int, ...]:
 
 def physical_cores(cores: Iterable[int], groups: Sequence[Sequence[int]]) -> int:
     """How many physical cores these logical ones are."""
+    return len(first_siblings(cores, groups))
+
+
+def first_siblings(cores: Iterable[int], groups: Sequence[Sequence[int]]) -> set[int]:
+    """Of each physical core that these logical ones belong to, the first logical one."""
     first_of = {core: group[0] for group in groups for core in group}
-    return len({first_of.get(core, core) for core in cores})
+    return {first_of.get(core, core) for core in cores}
 
 
 @dataclass(frozen=True)
@@ -89,23 +94,31 @@ def look_at(available: Sequence[Available]) -> Machines:
 
 
 def busy_cores(seconds: float = LOOK_S, stat: Path = STAT) -> float:
-    """How many of this machine's cores are at work, on average over a while: others' work, as long as ours waits."""
+    """How many cores are at work, on average over a while, of those of this machine that this process may use.
+
+    That is others' work, as long as ours waits.
+    """
     before = _busy_ticks(stat)
     time.sleep(seconds)
     after = _busy_ticks(stat)
     if before is None or after is None or after[1] <= before[1]:
         return 0.0
     share = (after[0] - before[0]) / (after[1] - before[1])
-    return max(0.0, share) * (os.cpu_count() or 1)
+    return max(0.0, share) * len(os.sched_getaffinity(0))
 
 
 def _busy_ticks(stat: Path) -> tuple[int, int] | None:
-    """Ticks of all cores at work, and of all cores; None where the system does not tell."""
+    """Ticks of these cores at work, and in all; None where the system does not tell."""
+    own, busy, total = {f"cpu{core}" for core in os.sched_getaffinity(0)}, 0, 0
     try:
-        user, nice, system, idle, waiting, *rest = map(int, stat.read_text().splitlines()[0].split()[1:9])
-    except (OSError, ValueError, IndexError):
+        for name, *words in map(str.split, stat.read_text().splitlines()):
+            if name in own:
+                user, nice, system, idle, waiting, *rest = map(int, words[:8])
+                busy += user + nice + system + sum(rest)
+                total += user + nice + system + sum(rest) + idle + waiting
+    except (OSError, ValueError):
         return None
-    return user + nice + system + sum(rest), user + nice + system + idle + waiting + sum(rest)
+    return (busy, total) if total else None
 
 
 if __name__ == "__main__":

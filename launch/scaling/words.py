@@ -53,6 +53,8 @@ def best(series: Series) -> str:
     trusted = [row for row in series.others if not row.is_doubtful]
     row = max(trusted or series.others, key=lambda row: row.speed_up.value)
     doubtful = "" if trusted else f", but that is doubtful: {_flag_names([row])}"
+    if series.baseline.is_doubtful:
+        doubtful += f"; the baseline is doubtful: {_flag_names([series.baseline])}"
     return (
         f"at best {between(row.speed_up)} times the samples a second of {count(series.baseline.point.ranks, 'rank')},"
         f" with {count(row.point.ranks, 'rank')}; efficiency {efficiency(row)}{doubtful}."
@@ -64,7 +66,9 @@ def where_it_falls(series: Series) -> str:
     good, bad = threshold(series)
     if bad is None:
         return f"It is {percent(GOOD)} or more at all measured numbers of ranks."
-    return f"It falls below {percent(GOOD)} between {good} and {bad} ranks."
+    (row,) = (row for row in series.rows if row.point.ranks == bad)
+    doubtful = f" (but {bad} ranks are doubtful: {_flag_names([row])})" if row.is_doubtful else ""
+    return f"It falls below {percent(GOOD)} between {good} and {bad} ranks{doubtful}."
 
 
 def what_limits(series: Series) -> str:
@@ -116,7 +120,9 @@ def ranks_or_threads(series: Sequence[Series]) -> list[str]:
                 f" {row.times.samples_per_s:,.0f}{' (doubtful)' if row.is_doubtful else ''}"
                 for row in ranked
             ]
-            lines.append(f"With {count(threads, 'thread')} in all, samples a second: {', '.join(texts)}.")
+            best = ranked[0].times.samples_per_s
+            one = f"; the best is {best / rows[1].times.samples_per_s:.2f} times one rank" if 1 in rows else ""
+            lines.append(f"With {count(threads, 'thread')} in all, samples a second: {', '.join(texts)}{one}.")
     return lines
 
 

@@ -25,6 +25,7 @@ NETWORKS = {
 }
 """Bytes of their tensors."""
 WITHIN = 0.15
+pytestmark = pytest.mark.alone
 MEASURE = """
 from pathlib import Path
 from launch.scaling.collectives import measure

@@ -92,6 +92,7 @@ def change(cluster: Cluster, host: int, verb: str, *how: str) -> None:
         subprocess.run([*where, *how], check=True, capture_output=True)
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(len(CORES) < 2, reason="needs a core that is not busy")
 def test_a_rank_on_a_busy_core_is_named(cluster: Cluster, mpich: Mpi, tmp_path: Path) -> None:

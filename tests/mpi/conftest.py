@@ -35,6 +35,22 @@ def alone() -> World:
     return World(MPI.COMM_SELF)
 
 
+@pytest.fixture(params=["one node", "nodes of two ranks", "a rank a node"])
+def nodes(request: pytest.FixtureRequest, world: World) -> Iterator[World]:
+    """The world, as if its ranks were on several nodes."""
+    from mpi4py import MPI
+
+    of_node = {"one node": world.size, "nodes of two ranks": 2, "a rank a node": 1}[request.param]
+    real = world.node, world.local_rank, world.local_size, world.num_nodes, world.smallest_node
+    world.node = world.comm.Split(world.rank // of_node, world.rank)
+    world.local_rank, world.local_size = world.node.rank, world.node.size
+    world.num_nodes = -(-world.size // of_node)
+    world.smallest_node = world.comm.allreduce(world.local_size, op=MPI.MIN)
+    yield world
+    world.node.Free()
+    world.node, world.local_rank, world.local_size, world.num_nodes, world.smallest_node = real
+
+
 @pytest.fixture(autouse=True)
 def _in_step(world: World) -> Iterator[None]:
     """No rank begins a test before all have ended the one before: they share files."""

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from mpi4py import MPI
 
 from ddp.comm.reducers import Reducer, applicable_rungs, build_reducer, cut_into_parts, node_shared
 from ddp.comm.world import World
@@ -38,20 +36,6 @@ class Network:
     def use_memory(self, parameters: Float32, gradient_sums: GradientSum) -> None:
         parameters[:] = self.parameters
         self.parameters, self.gradient_sums = parameters, gradient_sums
-
-
-@pytest.fixture(params=["one node", "nodes of two ranks", "a rank a node"])
-def nodes(request: pytest.FixtureRequest, world: World) -> Iterator[World]:
-    """The world, as if its ranks were on several nodes."""
-    of_node = {"one node": world.size, "nodes of two ranks": 2, "a rank a node": 1}[request.param]
-    real = world.node, world.local_rank, world.local_size, world.num_nodes, world.smallest_node
-    world.node = world.comm.Split(world.rank // of_node, world.rank)
-    world.local_rank, world.local_size = world.node.rank, world.node.size
-    world.num_nodes = -(-world.size // of_node)
-    world.smallest_node = world.comm.allreduce(world.local_size, op=MPI.MIN)
-    yield world
-    world.node.Free()
-    world.node, world.local_rank, world.local_size, world.num_nodes, world.smallest_node = real
 
 
 def build(name: str, world: World, network: Network) -> Reducer:

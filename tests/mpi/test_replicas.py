@@ -50,6 +50,15 @@ def test_a_bit_that_flips_in_any_part_is_found(part: str, world: World) -> None:
     assert "agreed after step 3" in str(caught.value)
 
 
+@pytest.mark.parametrize("reducer", ["node_shared", "sharded", "bucketed"])
+def test_ranks_that_have_parts_of_the_state_compare_what_all_have(reducer: str, nodes: World) -> None:
+    """Three ranks on nodes of two: one rank has all of the optimizer's state, the others a half each."""
+    replicas = build(replace(MLP, comm=CommConfig(reducer=reducer)), nodes).update.replicas  # type: ignore[arg-type]
+    replicas.check(3)
+    assert replicas.agreed_step == (3 if nodes.size > 1 else 0)
+    assert len(set(map(str, nodes.comm.allgather(list(replicas.parts))))) == 1
+
+
 @pytest.mark.parametrize("flipped", [4, 5, 6, 11])
 def test_all_ranks_stop_at_the_next_check(flipped: int, world: World) -> None:
     trainer = build(MLP, world)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -118,7 +119,7 @@ def test_a_whole_study(pretended: Pretended, tmp_path: Path, capfd: pytest.Captu
     assert lines[2].endswith(" left")
     assert "mlp on digits, strong scaling, 1 thread a rank" in lines
     assert "    2     64      2        5      0%     12,800      2.00        100%" in lines
-    assert "baseline: the median run on 1 rank with the same threads per rank; of several such" in out
+    assert "baseline: the median run on 1 rank with the same threads per rank\n" in out
     assert "all 4 runs with batch 64, on 1, 2 ranks, trained the same bits" in out
     assert err == ""
 
@@ -185,10 +186,48 @@ def test_a_study_that_is_complete_runs_nothing(pretended: Pretended) -> None:
 
 def test_another_study_in_the_same_folder_is_refused(pretended: Pretended, capfd: pytest.CaptureFixture[str]) -> None:
     assert scale(SMALL) == 0
-    assert scale(SMALL.replace("--repeats 2", "--repeats 3")) == 2
+    assert scale(SMALL.replace("--ranks 1,2", "--ranks 1")) == 2
     assert capfd.readouterr().err == (
-        "error: study holds another study: it has --repeats 2, not 3; give the same, or another --output\n"
+        "error: study holds another study: it has --ranks 1,2, not 1; give the same, or another --output\n"
     )
+
+
+def test_more_repeats_are_added_to_a_study(pretended: Pretended, tmp_path: Path) -> None:
+    assert scale(SMALL) == 0
+    pretended.runs.clear()
+    assert scale(SMALL.replace("--repeats 2", "--repeats 3")) == 0
+    assert [name[-1] for name in pretended.visits] == ["2"] * 3
+    assert sorted(names(tmp_path / "study")) == sorted(run.name for run in read_study(tmp_path / "study").runs())
+    assert "--repeats 3" in read_study(tmp_path / "study").command
+
+
+def test_a_mistake_is_mended_in_the_same_folder(pretended: Pretended, capfd: pytest.CaptureFixture[str]) -> None:
+    pretended.failing = lambda name: True
+    assert scale(SMALL) == 1
+    pretended.failing = lambda name: False
+    assert scale(SMALL.replace("--ranks 1,2", "--ranks 1")) == 0
+    assert "trained the same bits" not in capfd.readouterr().out  # nothing to compare: it is the new study
+
+
+def test_a_full_disk_is_one_line(
+    pretended: Pretended, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def full(path: Path, lines: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(session, "append", full)
+    assert scale(SMALL) == 2
+    assert capfd.readouterr().err == (
+        "error: study/points.jsonl: No space left on device; mend that (free the disk, give a folder that can be"
+        " written to): what was measured is kept, and the same command goes on\n"
+    )
+
+
+def test_a_time_limit_is_part_of_the_command_that_goes_on(pretended: Pretended, tmp_path: Path) -> None:
+    assert scale(f"{SMALL} --timeout 900") == 0
+    study = read_study(tmp_path / "study")
+    assert study.timeout_s == 900
+    assert "--timeout 900 " in study.command
 
 
 def test_a_run_that_fails_is_tried_once_more_at_the_end(

@@ -15,6 +15,7 @@ from launch.scaling.flags import (
     BUSY,
     IDLE,
     MEANING,
+    MIXED,
     NOISY,
     ONE_MACHINE,
     OVERSUBSCRIBED,
@@ -51,6 +52,9 @@ SIX = [[0, 1, 2, 3, 4, 5]]
         (measurement(2, hosts=["a", "b"], affinity=[[0], [1]], machines=["k", "k"]), (ONE_MACHINE,), 2),
         (measurement(2, hosts=["a", "b"], affinity=[[0], [0]], machines=["k", "k"]), (OVERSUBSCRIBED, ONE_MACHINE), 1),
         (measurement(6, affinity=SIX * 6, shards=4), (IDLE,), 6),
+        (measurement(3, affinity=[[0], [0], [0, 1, 2, 3]]), (OVERSUBSCRIBED,), 4),
+        (measurement(3, affinity=[[0], [1], [0, 1, 2, 3]]), (), 4),
+        (measurement(3, affinity=[[0], [2], [0, 1, 2, 3, 4, 5]], siblings={"node1": [[0, 2]]}), (OVERSUBSCRIBED,), 5),
         (measurement(1, others_busy_cores=0.2), (), 2),
         (measurement(1, others_busy_cores=0.9), (BUSY,), 2),
     ],
@@ -78,6 +82,17 @@ def test_noise_is_a_matter_of_the_repeats() -> None:
     assert flag.text == "3 runs took 10 to 11.5 ms a step, a spread of 14%"
     assert spread(noisy) == pytest.approx(1.5 / 10.5)
     assert spread(noisy[:1]) == 0
+
+
+def test_other_processors_or_software_make_runs_doubtful() -> None:
+    facts = {"cpu": "one", "versions": {"numpy": "2.0"}, "git_revision": "abc"}
+    runs = [measurement(repeat=number, **facts) for number in range(2)]
+    assert flags_of_point(runs, runs) == ()
+    other = measurement(repeat=2, **facts | {"cpu": "two", "versions": {"numpy": "2.1"}})
+    for point, baseline in (([*runs, other], ()), (runs, [other])):
+        (flag,) = flags_of_point(point, baseline)
+        assert flag.name == MIXED
+        assert flag.text == "not all runs, with those of the baseline, had the same processors, packages"
 
 
 def test_a_flag_of_several_repeats_is_told_once_and_the_busiest() -> None:
@@ -135,11 +150,12 @@ def test_siblings_are_read_from_the_system(tmp_path: Path) -> None:
 
 def test_busy_cores_are_what_works_between_two_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stat = tmp_path / "stat"
-    stat.write_text("cpu  100 0 100 800 0 0 0 0 0 0\ncpu0 1 2 3\n")
-    later = "cpu  160 0 100 960 0 0 0 30 5 0\n"
-    monkeypatch.setattr(topology.time, "sleep", lambda _: stat.write_text(later))
-    monkeypatch.setattr(topology.os, "cpu_count", lambda: 4)
-    assert topology.busy_cores(stat=stat) == pytest.approx(4 * 90 / 250)
+    own = "cpu1  50 0 50 400 0 0 0 0 0 0\ncpu2 50 0 50 400 0 0 0 0 0 0\n"
+    stat.write_text(f"cpu  900 0 900 900 0 0 0 0 0 0\ncpu0 1 0 0 9 0 0 0 0 0 0\n{own}intr 5\n")
+    later = own.replace("cpu1  50 0 50 400 0 0 0 0", "cpu1  110 0 50 560 0 0 0 30")
+    monkeypatch.setattr(topology.time, "sleep", lambda _: stat.write_text(f"cpu0 999 0 0 9 0 0 0 0 0 0\n{later}"))
+    monkeypatch.setattr(topology.os, "sched_getaffinity", lambda _: {1, 2})
+    assert topology.busy_cores(stat=stat) == pytest.approx(2 * 90 / 250)
     assert topology.busy_cores(stat=tmp_path / "nowhere") == 0
     assert topology.busy_cores(stat=stat) == 0  # no tick has passed
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ddp.reducer_choice import plan_trials
 from launch.errors import UsageError
 from launch.scaling.records import Point
 from launch.scaling.study import (
@@ -90,6 +91,17 @@ def test_the_steps_of_a_run_take_some_seconds(step_s: float, steps: int) -> None
     assert steps % steps_per_record(steps) == 0
 
 
+def test_auto_has_enough_steps_to_try_reducers() -> None:
+    one, several = study(ranks=(1,)), study()
+    assert CONFIG["comm"]["reducer"] == "auto"
+    assert (one.least_steps, several.least_steps) == (40, 144)
+    assert replace(several, config={**CONFIG, "comm": {"reducer": "flat"}}).least_steps == 40
+    assert 144 <= steps_for(7.0, 144) < 160
+    trials = plan_trials(["flat", "node_shared", "bucketed", "sharded"], 144)
+    assert trials
+    assert not plan_trials(["flat", "node_shared", "bucketed", "sharded"], 143)
+
+
 @pytest.mark.parametrize(("steps", "every"), [(2, 1), (8, 2), (20, 5), (40, 5), (400, 20), (20_000, 1000)])
 def test_records_are_many_and_not_too_short(steps: int, every: int) -> None:
     assert steps_per_record(steps) == every
@@ -123,7 +135,8 @@ def test_a_folder_without_a_study(content: str | None, named: str, tmp_path: Pat
     ("changes", "named"),
     [
         ({}, ""),
-        ({"repeats": 5}, "it has --repeats 3, not 5"),
+        ({"repeats": 5}, ""),
+        ({"repeats": 2}, "it has --repeats 3, not 2"),
         ({"ranks": (1, 2)}, "it has --ranks 1,2,4, not 1,2"),
         ({"steps": 30}, "it has --steps chosen by a trial, not 30"),
         ({"trainer": ()}, "it has arguments after the -- --model.hidden [8], not none"),

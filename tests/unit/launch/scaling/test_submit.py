@@ -109,7 +109,9 @@ def test_only_what_is_missing_and_not_on_its_way_is_submitted_again(
     assert len(scripts(batch_system)) == 10
     (tmp_path / "queued").unlink()
     first, *others = study.runs()
-    append(tmp_path / "study" / "jobs" / first.name / "points.jsonl", [measured(first).line()])
+    own = tmp_path / "study" / "jobs" / first.name
+    append(own / "points.jsonl", [measured(first).line()])
+    append(own / "collectives.jsonl", [json.dumps({"ranks": first.point.ranks, "threads": 1}) + "\n"])
     assert scale(line) == 0
     assert len(scripts(batch_system)) == 10 + len(others)
     assert "9 jobs submitted, 0 on their way, 1 run measured" in capfd.readouterr().out

@@ -129,7 +129,24 @@ def test_the_best_point_is_one_that_can_be_trusted() -> None:
     assert "times the samples a second of 1 rank, with 2 ranks;" in text
 
 
+def test_a_doubtful_baseline_and_a_doubtful_fall_are_said() -> None:
+    study = made_study(mode="strong")
+    runs = [
+        replace(run, step_ms=run.step_ms * (1 + 0.2 * run.repeat)) if run.point.ranks == 1 else run
+        for run in made_runs(study, cores=2)
+    ]
+    text = "\n".join(summary(study, summarise(runs, study.curves()), None, 0))
+    assert "; the baseline is doubtful: noisy." in text
+    bad = [
+        replace(run, samples_per_s=run.samples_per_s / (4 if run.point.ranks == 4 else 1))
+        for run in made_runs(study, cores=2)
+    ]
+    text = "\n".join(summary(study, summarise(bad, study.curves()), None, 0))
+    assert "It falls below 80% between 2 and 4 ranks (but 4 ranks are doubtful: oversubscribed)." in text
+
+
 def test_ranks_against_threads() -> None:
     study = made_study(ranks=(1, 2), threads=(1, 2), mode="strong")
     text = "\n".join(summary(study, summarise(made_runs(study, noise=0.0), study.curves()), None, 0))
     assert "With 2 threads in all, samples a second: 2 ranks x 1 thread" in text
+    assert "; the best is 1.75 times one rank." in text
