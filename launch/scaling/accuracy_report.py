@@ -254,7 +254,7 @@ def _fastest(places: Sequence[Place], batches: Sequence[Batch], wanted: Wanted) 
     doubt = "" if trusted else f" But that is doubtful: {', '.join(flag.name for flag in best_place.flags)}."
     return (
         f"The shortest time to a test accuracy of {wanted.target:.1%} is **{_seconds(best_place.target_s)}**: batch"
-        f" {best_place.batch} on {count(best_place.ranks, 'rank')}, {_number(epochs)} epochs of"
+        f" {best_place.batch} on {count(best_place.ranks, 'rank')}, {_epochs(epochs)} of"
         f" {_seconds(best_place.epoch_s)}.{doubt}"
     )
 
@@ -266,7 +266,7 @@ def _rule(batches: Sequence[Batch], wanted: Wanted) -> str:
         return ""
     kept = [batch for batch in larger if batch.keeps_rule(reference)]
     broken = [batch for batch in larger if not batch.keeps_rule(reference)]
-    base = f"batch {reference.batch}, which needs {_number(reference.epochs)} epochs"
+    base = f"batch {reference.batch}, which needs {_epochs(reference.epochs)}"
     if not broken:
         return f"The linear rule holds up to batch {larger[-1].batch}, the largest tried, against {base}."
     first = broken[0]
@@ -362,6 +362,10 @@ def _seconds(value: float | None) -> str:
     if value is None:
         return "not reached"
     return f"{value * 1e3:.3g} ms" if value < 1 else f"{value:.3g} s"
+
+
+def _epochs(value: float | None) -> str:
+    return f"{_number(value)} epoch{'' if value == 1 else 's'}"
 
 
 def _number(value: float | None) -> str:

@@ -205,6 +205,12 @@ def test_the_report_tells_that_ranks_change_what_is_learned(tmp_path: Path, trai
     assert any("Ranks change what is learned" in sentence for sentence in sentences(tmp_path))
 
 
+def test_one_epoch_is_told_as_one(tmp_path: Path, trainer: Trainer) -> None:
+    trainer.epochs = {64: 1, 256: 3}
+    run(tmp_path, trainer, replace(WANTED, batches=(64, 256), repeats=1))
+    assert "against batch 64, which needs 1 epoch." in sentences(tmp_path)[1]
+
+
 def test_the_report_tells_that_no_batch_reached_the_target(tmp_path: Path) -> None:
     run(tmp_path, Trainer(dict.fromkeys(EPOCHS, 99)))
     assert sentences(tmp_path)[0].startswith("**No batch reached 90.0%**; the best test accuracy was 1.80%")

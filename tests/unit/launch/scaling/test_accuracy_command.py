@@ -78,6 +78,8 @@ def test_the_terminal_has_a_table_at_the_end(
     assert again == out[table:]
     assert scale("--batches 64,256 --ranks 1,2,8") == 0
     assert "it goes on: 6 of 6 trainings are there" in capfd.readouterr().out
+    assert scale("--batches 64,256 --ranks 1,2,8 --repeats 2") == 0
+    assert "it goes on: 6 of 8 trainings are there" in capfd.readouterr().out
 
 
 def test_batches_for_which_there_are_too_few_samples(
