@@ -205,7 +205,7 @@ def add_parser(commands: Any) -> None:
         type=numbers,
         metavar="B,...",
         help="global batch sizes; the learning rate follows them from the configured one (default: the configured one, "
-        "4 and 16 times as many samples)",
+        "4 and 16 times as many samples, as far as there are so many)",
     )
 
 
@@ -236,7 +236,8 @@ def _add_points(group: Any) -> None:
         "--timeout",
         type=seconds,
         metavar="S",
-        help="a run that takes longer counts as hung, and is ended (default: 600, or 30 times what is expected)",
+        help="a run that takes longer counts as hung, and is ended (default: 600, or 30 times what is expected; with "
+        "--mode accuracy a week)",
     )
 
 
