@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from launch.errors import UsageError
 from launch.scaling.collectives import FILE, MeasurementError, measure
 from launch.scaling.progress import Display
 from launch.scaling.records import read_lines
@@ -52,7 +53,7 @@ class Extras:
         show.begin(what, self._left_s())
         try:
             self.session.runner.trace(self.session.study, self.traces.pop(0))
-        except RunFailed as failure:
+        except (RunFailed, UsageError) as failure:
             show.say(f"warning: {what} failed ({failure}): the report tells nothing of hidden communication")
         else:
             show.done(what, self._left_s())

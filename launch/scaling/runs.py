@@ -254,13 +254,15 @@ class Runner:
     def trace(self, study: Study, threads: int) -> Path:
         """Trace a run on one rank with the batch of one, as `schedule` reads it; its run directory.
 
+        Buckets are sent as they are, in every step, whatever the study does: the trainer refuses anything else.
         Raises what `train` does.
         """
         point = Point(1, threads, study.batch, study.shards)
         arguments = run_arguments(study, point, TRACE_STEPS, max(1, TRACE_STEPS // 4))
         name = f"trace-threads-{threads}"
-        # `schedule` takes the layers' sizes from the model.
-        self.train(name, 1, threads, [*arguments, "--output.trace", "true", "--comm.reducer", "bucketed"], True)
+        traced = ["--output.trace", "true", "--comm.reducer", "bucketed"]
+        traced += ["--comm.compression", "none", "--comm.sync_every", "1"]
+        self.train(name, 1, threads, [*arguments, *traced], keeps_model=True)  # `schedule` reads its layers' sizes
         return self.folder / name
 
 
