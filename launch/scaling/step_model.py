@@ -26,9 +26,10 @@ from launch.scaling.observations import rung_schedules
 from launch.scaling.schedule import BucketSchedule, at_the_end
 
 RUNGS = ("flat", "bucketed", "node_shared", "sharded", "naive")
-SHARED_UPDATE = {"node_shared", "sharded"}
 IN_TRAINING = (0.25, 4.0)
 """Between what the factor may lie by which communication takes longer in a step than alone."""
+HALVINGS = 25
+"""Of a factor's logarithm, until it is found."""
 
 
 @dataclass(frozen=True)
@@ -222,7 +223,8 @@ class StepModel:
     in_training: float = 1.0
     """What communication takes in a step in relation to alone, on the hosts of the study."""
     beyond: float = 0.0
-    """What it takes in a step besides, in seconds, wherever it is: buffers that are not in the cache, others' cores."""
+    """What it takes on one node in a step besides, in seconds, taken for that of any other network: buffers that are
+    not in the cache, others' cores. Of a network it would say how slow that one is."""
 
     def rungs(self, place: Place) -> list[str]:
         """Those that make sense there."""
@@ -293,17 +295,41 @@ def stated_medium(network: Network) -> Medium:
 
 def in_training(model: StepModel, points: Sequence[PointTimes]) -> StepModel:
     """The model, with what communication took in steps in relation to alone; as it is if no point tells."""
-    ratios, differences = [], []
+    exact: list[float] = []
+    bounds: list[float] = []
+    differences: list[float] = []
     for point in points:
         if point.ranks > 1 and point.reducer in RUNGS:
-            place = Place(point.ranks, point.nodes, point.load)
-            exposed, _ = model.communication(point.reducer, place, point.phases["backward"])
             measured = point.phases["comm"] - model.work.comm_alone
-            if measured > 0 and exposed > 0:
-                ratios.append(math.log(measured / exposed))
-                differences.append(measured - exposed)
-    if not ratios:
-        return model
+            (exact if measured > 0 else bounds).append(math.log(_factor(model, point, measured)))
+            if point.nodes == 1:
+                differences.append(measured - _exposed(model, point, 1.0))
+    # A point that communicates no longer than one rank says only that the factor is no larger than its own: it counts
+    # where the others say more.
+    logarithms = exact or [0.0]
+    for bound in sorted(bounds):
+        if bound < fmean(logarithms):
+            logarithms = [*logarithms, bound] if exact else [bound]
+    beyond = max(0.0, median(differences)) if differences else 0.0
+    return replace(model, in_training=math.exp(fmean(logarithms)), beyond=beyond)
+
+
+def _exposed(model: StepModel, point: PointTimes, factor: float) -> float:
+    """Seconds at a point, if communication takes so many times as long as alone."""
+    place = Place(point.ranks, point.nodes, point.load)
+    return factor * model.communication(point.reducer, place, point.phases["backward"] / factor)[0]
+
+
+def _factor(model: StepModel, point: PointTimes, measured: float) -> float:
+    """The largest factor, within IN_TRAINING, with which no more is exposed than was measured."""
     least, most = IN_TRAINING
-    factor = min(most, max(least, math.exp(fmean(ratios))))
-    return replace(model, in_training=factor, beyond=max(0.0, median(differences)))
+    if _exposed(model, point, most) <= measured:
+        return most
+    alone = _exposed(model, point, 1.0)
+    guess = max(least, measured / alone) if alone > 0 else most
+    if math.isclose(_exposed(model, point, guess), measured):
+        return guess  # nothing is hidden
+    for _ in range(HALVINGS):
+        middle = math.sqrt(least * most)
+        least, most = (middle, most) if _exposed(model, point, middle) <= max(measured, 0.0) else (least, middle)
+    return least
