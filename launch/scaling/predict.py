@@ -20,7 +20,8 @@ BAND = 0.95
 class Band:
     """A prediction, and between what it lies in BAND of all cases when the repeats are drawn anew (bootstrap).
 
-    It knows of the repeats' spread alone; how wrong the model itself is, the leave-one-out errors tell.
+    It knows of the repeats' spread alone: each draw keeps the shape of the fit (which constants there are, and from
+    which size a message is long). How wrong the model itself is, the leave-one-out errors tell.
     """
 
     value: float
@@ -59,12 +60,14 @@ class Prediction:
     """For the slowest rank."""
     samples_per_s: float
     speed_up: float
-    """Samples a second, against the predicted one rank of as many threads with the study's own batch."""
+    """Samples a second, against those predicted for the study's baseline: the fewest ranks that were measured, of as
+    many threads, by the same mode. Both are predicted, so that errors that they share cancel."""
     efficiency: Band
-    """`speed_up` / `ranks`."""
+    """`speed_up` / how many times more ranks than the baseline."""
     error: float
-    """Mean absolute relative error of the step time when each number of ranks is left out in turn and predicted from
-    the others, for this mode and threads; not a number (nan) if too few were measured to leave one out. 0.1 is 10 %."""
+    """Mean absolute relative error of the step time when each number of several ranks is left out in turn and predicted
+    from the others, for this mode and threads; not a number (nan) if too few were measured to leave one out. 0.1 is
+    10 %."""
 
 
 @dataclass(frozen=True)

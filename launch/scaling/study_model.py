@@ -93,6 +93,12 @@ class StudyData:
         """Those that were measured, ascending."""
         return sorted({point.ranks for point in self.runs})
 
+    def modes(self) -> tuple[str, ...]:
+        """The ways to scale of which there is a point with more ranks than the fewest; strong, if there is none."""
+        fewest, base = self.ranks[0], self.base_batch
+        found = {mode for point in self.runs if point.ranks > fewest for mode in modes_of(point, base)}
+        return tuple(sorted(found)) or ("strong",)
+
     def layout(self) -> Layout:
         """How ranks lay on nodes."""
         runs = [run for point in self.runs for run in self.runs[point]]

@@ -6,16 +6,32 @@ import json
 import math
 from dataclasses import asdict, replace
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
 from launch.scaling import forecast
 from launch.scaling.answers import crossing
 from launch.scaling.collectives import Collectives
+from launch.scaling.model_section import prediction_tables
 from launch.scaling.networks import NETWORKS, Network
 from launch.scaling.predict import PRESENT, Band, Check, Prediction, Predictions, predict_study
+from launch.scaling.records import Point
 from launch.scaling.step_model import Place, StepModel
-from tests.unit.launch.scaling.studies import Noise, collectives, job, measurements, model, noisy, points, quiet
+from launch.scaling.study import Curve
+from launch.scaling.study_model import modes_of, study_data
+from launch.scaling.summary import summarise
+from tests.unit.launch.scaling.studies import (
+    CONSTANTS,
+    Noise,
+    collectives,
+    job,
+    measurements,
+    model,
+    noisy,
+    points,
+    quiet,
+)
 
 BATCH = 64
 TRUE = model(job(4, 4))
@@ -25,6 +41,14 @@ RANKS = (1, 2, 3, 4)
 @pytest.fixture(autouse=True)
 def _few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forecast, "DRAWS", 20)
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory: pytest.TempPathFactory) -> Predictions:
+    """Of the study without noise."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(forecast, "DRAWS", 20)
+        return study(tmp_path_factory.mktemp("known"))
 
 
 def write(folder: Path, measured: list[Collectives]) -> None:
@@ -59,8 +83,8 @@ def true_step(mode: str, ranks: int, rung: str, true: StepModel = TRUE) -> float
     return true.step(Place(ranks, ranks, 0.25), batch, rung).total
 
 
-def test_a_known_cluster_is_predicted_far_beyond_what_was_measured(tmp_path: Path) -> None:
-    predictions = study(tmp_path)
+def test_a_known_cluster_is_predicted_far_beyond_what_was_measured(known: Predictions) -> None:
+    predictions = known
     for mode in ("strong", "weak"):
         for ranks in (1, 2, 4, 8, 64):
             for rung in ("flat", "bucketed", "sharded"):
@@ -71,8 +95,8 @@ def test_a_known_cluster_is_predicted_far_beyond_what_was_measured(tmp_path: Pat
     assert not row(predictions, "weak", 4).is_extrapolated
 
 
-def test_rows_add_up(tmp_path: Path) -> None:
-    for each in study(tmp_path).rows:
+def test_rows_add_up(known: Predictions) -> None:
+    for each in known.rows:
         parts = each.compute_ms + each.comm_ms.value + each.serial_ms + each.wait_ms
         assert parts == pytest.approx(each.step_ms.value)
         assert each.samples_per_s == pytest.approx(each.batch / each.step_ms.value * 1e3)
@@ -81,8 +105,8 @@ def test_rows_add_up(tmp_path: Path) -> None:
             assert band.low <= band.value <= band.high
 
 
-def test_there_is_one_best_rung_at_each_number_of_ranks(tmp_path: Path) -> None:
-    predictions = study(tmp_path)
+def test_there_is_one_best_rung_at_each_number_of_ranks(known: Predictions) -> None:
+    predictions = known
     for network in (PRESENT, *(one.name for one in NETWORKS)):
         best = predictions.best(network, "strong", 1)
         assert [each.ranks for each in best] == [1, 2, 3, 4, 8, 16, 32, 64]  # no more ranks than samples
@@ -93,15 +117,15 @@ def test_there_is_one_best_rung_at_each_number_of_ranks(tmp_path: Path) -> None:
             assert each.step_ms.value == min(one.step_ms.value for one in others)
 
 
-def test_a_faster_network_is_never_worse(tmp_path: Path) -> None:
-    predictions = study(tmp_path)
+def test_a_faster_network_is_never_worse(known: Predictions) -> None:
+    predictions = known
     for ranks in (8, 64, 1024):
         steps = [row(predictions, "weak", ranks, network=one.name).step_ms.value for one in NETWORKS]
         assert steps == sorted(steps, reverse=True)
 
 
-def test_a_known_cluster_leaves_no_error_when_ranks_are_left_out(tmp_path: Path) -> None:
-    checks = [check for check in study(tmp_path).checks if check.ranks in (3, 4)]
+def test_a_known_cluster_leaves_no_error_when_ranks_are_left_out(known: Predictions) -> None:
+    checks = [check for check in known.checks if check.ranks in (3, 4)]
     assert {check.what for check in checks} >= {"step", "flat", "bucketed"}
     for check in checks:
         assert check.fitted_ms == pytest.approx(check.measured_ms, rel=0.05)
@@ -123,7 +147,55 @@ def test_leaving_out_shows_what_the_model_does_not_know(tmp_path: Path) -> None:
     assert errors == pytest.approx([-0.5, -0.5], abs=0.05)
 
 
-def test_bands_hold_the_truth_and_narrow_with_the_noise(tmp_path: Path) -> None:
+def test_what_is_left_out_has_no_say_in_the_shape_of_the_fit() -> None:
+    """Four ranks share a switch, two and three do not: who has not seen the four knows of no switch."""
+    shared = replace(CONSTANTS, network=replace(CONSTANTS.network, shared_per_byte=50e-9))
+    measured = [collectives(2, 2), collectives(3, 3), collectives(4, 4, shared)]
+    runs = measurements(TRUE, points(RANKS, BATCH), lambda number: number, 4)
+    one = forecast.Forecast(study_data(1, runs, measured, None), ())
+    assert one.model.constants.network.shared_per_byte > 0
+    without = one._left_out(4)
+    assert without is not None
+    assert without.constants.network.shared_per_byte == 0
+    assert without.constants.network.per_byte == pytest.approx(CONSTANTS.network.per_byte, rel=0.02)
+
+
+@pytest.mark.parametrize("mode", ["strong", "weak"])
+def test_a_study_of_one_mode_predicts_no_other_and_says_why(mode: str, tmp_path: Path) -> None:
+    runs = measurements(TRUE, points_of(mode, RANKS), lambda number: number, 4)
+    write(tmp_path, [collectives(number, number) for number in RANKS if number > 1])
+    predictions = predict_study(tmp_path, runs)
+    assert {each.mode for each in predictions.rows} == {mode}
+    (note,) = (note for note in predictions.notes if "too optimistic" in note)
+    assert note.startswith(f"Only {mode} scaling was measured")
+    questions = [answer.question for answer in predictions.answers]
+    assert any(f"by {mode} scaling" in question for question in questions)
+    assert any("Which batch" in question for question in questions) == (mode == "strong")
+    assert not any("too small for several ranks" in answer.text for answer in predictions.answers)
+
+
+def points_of(mode: str, ranks: tuple[int, ...]) -> list[Point]:
+    return [point for point in points(ranks, BATCH) if mode in modes_of(point, BATCH)]
+
+
+@pytest.mark.parametrize("ranks", [(1, 2, 4), (2, 3, 4)])
+def test_predicted_and_measured_efficiency_have_the_same_baseline(ranks: tuple[int, ...], tmp_path: Path) -> None:
+    """The fewest ranks of the study: so both can be drawn on one plot."""
+    write(tmp_path, [collectives(number, number) for number in ranks if number > 1])
+    runs = measurements(TRUE, points(ranks, BATCH), lambda number: number, 4)
+    predictions = predict_study(tmp_path, runs)
+    curves = [Curve(mode, 1, tuple(points_of(mode, ranks))) for mode in ("strong", "weak")]
+    seen = [replace(run, provenance={"affinity": [list(range(4))] * run.point.ranks}) for run in runs]
+    for series in summarise(seen, curves):
+        for measured in series.rows:
+            predicted = row(predictions, series.mode, measured.point.ranks)
+            assert predicted.efficiency.value == pytest.approx(measured.efficiency.value, rel=0.05)
+            assert predicted.speed_up == pytest.approx(measured.speed_up.value, rel=0.05)
+        assert row(predictions, series.mode, ranks[0]).efficiency.value == pytest.approx(1.0)
+
+
+def test_bands_hold_the_truth_and_narrow_with_the_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forecast.Forecast, "_checks", lambda _: [])  # not asked for, and slow
     widths = []
     for deviation in (0.1, 0.02):
         hits, total, width = 0, 0, 0.0
@@ -149,16 +221,16 @@ def test_the_same_study_gives_the_same_predictions(tmp_path: Path) -> None:
     assert json.loads(json.dumps(first.to_json(), allow_nan=False))["rows"]
 
 
-def test_constants_are_told_with_units(tmp_path: Path) -> None:
-    constants = {each.name: each for each in study(tmp_path).constants}
+def test_constants_are_told_with_units(known: Predictions) -> None:
+    constants = {each.name: each for each in known.constants}
     assert constants["beta of the network"].value == pytest.approx(8.0, rel=0.02)
     assert constants["beta of the network"].unit == "ns/byte"
     assert constants["computing a sample"].value == pytest.approx(0.1, rel=0.02)
     assert "shared beta of the network" not in constants
 
 
-def test_answers(tmp_path: Path) -> None:
-    answers = {answer.question: answer.text for answer in study(tmp_path).answers}
+def test_answers(known: Predictions) -> None:
+    answers = {answer.question: answer.text for answer in known.answers}
     assert len(answers) == 4
     strong = answers["Where does communication equal computation, by strong scaling?"]
     for name in ("On this cluster", "On 1 Gbit/s", "On 10 Gbit/s", "On 100 Gbit/s"):
@@ -172,7 +244,6 @@ def test_answers(tmp_path: Path) -> None:
 
 def test_the_smallest_batch_is_the_smallest(tmp_path: Path) -> None:
     from launch.scaling.answers import WANTED, smallest_batch
-    from launch.scaling.study_model import study_data
 
     runs = measurements(TRUE, points(RANKS, BATCH), lambda number: number, 4)
     measured = [collectives(number, number) for number in RANKS if number > 1]
@@ -217,6 +288,21 @@ def test_with_two_numbers_of_ranks_nothing_can_be_left_out_of_communication(tmp_
     assert all(math.isnan(check.left_out_ms) for check in predictions.checks if check.ranks == 2)
     assert any("no measurement could be left out" in note for note in predictions.notes)
     assert any("Nothing is taken to be hidden" in note for note in predictions.notes)
+    # That one rank is predicted well from two says nothing of communication.
+    assert any(math.isfinite(check.error) for check in predictions.checks if check.ranks == 1)
+    assert all(math.isnan(each.error) for each in predictions.rows)
+    assert "| not known |" in prediction_tables(predictions)
+
+
+def test_the_error_beside_a_row_is_that_of_several_ranks_of_its_mode(tmp_path: Path) -> None:
+    predictions = study(tmp_path, noisy(1, 0.05))
+    for mode in ("strong", "weak"):
+        errors = [
+            abs(check.error)
+            for check in predictions.checks
+            if (check.what, check.batch) == ("step", BATCH * (check.ranks if mode == "weak" else 1)) and check.ranks > 1
+        ]
+        assert row(predictions, mode, 64).error == pytest.approx(fmean(errors))
 
 
 def test_nothing_measured(tmp_path: Path) -> None:
