@@ -13,6 +13,7 @@ import numpy as np
 
 from launch.scaling.answers import answers
 from launch.scaling.collectives import read_collectives, slow_links
+from launch.scaling.fitting import Medium
 from launch.scaling.networks import Network
 from launch.scaling.predict import BAND, PRESENT, Band, Check, Constant, Prediction, Predictions
 from launch.scaling.records import Measurement, Point
@@ -278,10 +279,32 @@ class Forecast:
                 f"All ranks ran on one node: `{PRESENT}` predicts more than {inside} ranks as if that node had as many"
                 " cores, and memory that grows with them."
             )
+        yield from self._unmeasured()
         if self.modes in UNTOLD:
             yield UNTOLD[self.modes]
         if any(times.load > 1 for times in self.data.times().values()):
             yield "Points with more threads than cores count for computing only where there are no others."
+
+    def _unmeasured(self) -> Iterator[str]:
+        """What carries messages, but was not measured, and so costs nothing."""
+        if self.model.job is None:
+            return
+        places = {self.place(ranks, network) for network in (None, *self.networks) for ranks in self.ranks()}
+        if self.model.constants.node == Medium() and any(place.ranks > place.nodes for place in places):
+            yield (
+                "Messages between ranks of one node were not measured and are taken to cost nothing: where a node has"
+                " several ranks, predictions are too optimistic."
+            )
+        if self.model.constants.network == Medium() and any(times.nodes > 1 for times in self.data.times().values()):
+            yield (
+                f"Points ran on several nodes, but no collectives were measured there: on `{PRESENT}` messages between"
+                " nodes are taken to cost nothing, and predictions are too optimistic."
+            )
+        if names := [network.name for network in self.networks if self.layout.has_more(network)]:
+            yield (
+                f"Nodes of {', '.join(names)} have more ranks than the measured ones have cores"
+                f" ({self.layout.node_cores:g}): nodes with a core for each thread are assumed."
+            )
 
 
 def _alone(model: StepModel, rung: str, place: Place) -> float:

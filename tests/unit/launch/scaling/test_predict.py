@@ -19,7 +19,7 @@ from launch.scaling.predict import PRESENT, Band, Check, Prediction, Predictions
 from launch.scaling.records import Point
 from launch.scaling.step_model import Place, StepModel
 from launch.scaling.study import Curve
-from launch.scaling.study_model import modes_of, study_data
+from launch.scaling.study_model import fit_study, modes_of, study_data
 from launch.scaling.summary import summarise
 from tests.unit.launch.scaling.studies import (
     CONSTANTS,
@@ -320,6 +320,59 @@ def test_on_one_node_it_is_said_what_more_ranks_mean(tmp_path: Path) -> None:
     slow, fast = (row(predictions, "weak", 4, network=one.name).step_ms.value for one in (NETWORKS[0], NETWORKS[-1]))
     assert slow == fast
     assert row(predictions, "weak", 8, network="1 Gbit/s").comm_ms.value > 10
+
+
+def test_ranks_that_are_bound_share_a_node_with_the_others() -> None:
+    """Their masks have a core for each of their threads, so that they look alike at any number of ranks."""
+    true = model(job(4, 1))
+    runs = measurements(true, points((1, 2, 4), BATCH), lambda _: 1, 4)
+    bound = [replace(run, cores=run.point.ranks) for run in runs]
+    data = study_data(1, bound, [collectives(2, 1), collectives(4, 1)], None)
+    assert {point.ranks: data.place_of(point).load for point in data.runs} == {1: 0.25, 2: 0.5, 4: 1.0}
+    assert fit_study(data).work.sharing == pytest.approx(true.work.sharing, rel=0.01)
+    # Two threads that have one core are two threads on a core, whatever else the node has.
+    crowded = study_data(1, [*bound[:-1], replace(bound[-1], cores=2)], [], None)
+    assert max(crowded.place_of(point).load for point in crowded.runs) == 1.0
+    crowded = study_data(1, [replace(run, cores=min(run.cores, 2)) for run in bound], [], None)
+    assert {point.ranks: crowded.place_of(point).load for point in crowded.runs} == {1: 0.5, 2: 1.0, 4: 2.0}
+
+
+def test_bound_ranks_on_several_nodes() -> None:
+    """Four on each of two nodes, and one alone."""
+    runs = measurements(model(job(8, 2)), points((1, 4, 8), BATCH), lambda ranks: -(-ranks // 4), 4)
+    data = study_data(1, [replace(run, cores=run.point.ranks) for run in runs], [], None)
+    assert {point.ranks: data.place_of(point).load for point in data.runs} == {1: 0.25, 4: 1.0, 8: 1.0}
+
+
+def noted(folder: Path, measured: list[Collectives], nodes: int, networks: tuple[Network, ...] = NETWORKS) -> str:
+    """The notes of a study of 1, 2 and 4 ranks on so many nodes of 4 cores."""
+    write(folder, measured)
+    runs = measurements(model(job(4, nodes)), points((1, 2, 4), BATCH), lambda ranks: min(nodes, ranks), 4)
+    return "\n".join(predict_study(folder, runs, networks).notes)
+
+
+def test_what_was_not_measured_and_costs_nothing_is_said(tmp_path: Path) -> None:
+    inside, between = "between ranks of one node were not measured", "messages between nodes are taken to cost nothing"
+    many = Network("wide nodes", 1.0, 50.0, ranks_per_node=4)
+    assert inside not in noted(tmp_path, [collectives(2, 2), collectives(4, 4)], 4)
+    assert inside in noted(tmp_path, [collectives(2, 2), collectives(4, 4)], 4, (many,))
+    assert inside in noted(tmp_path, [collectives(2, 2)], 2)
+    assert inside not in noted(tmp_path, [collectives(2, 2), collectives(4, 2)], 2)
+    assert between not in noted(tmp_path, [collectives(2, 2), collectives(4, 2)], 2)
+    assert between in noted(tmp_path, [collectives(2, 1)], 2)
+
+
+def test_stated_nodes_with_more_ranks_than_measured_ones_have_cores(tmp_path: Path) -> None:
+    words = "nodes with a core for each thread are assumed"
+    fits, exceeds = (Network(f"{ranks} ranks", 10.0, 20.0, ranks_per_node=ranks) for ranks in (4, 8))
+    measured = [collectives(2, 1), collectives(4, 1)]
+    assert words not in noted(tmp_path, measured, 1, (fits,))
+    assert f"8 ranks have more ranks than the measured ones have cores (4): {words}" in noted(
+        tmp_path, measured, 1, (fits, exceeds)
+    )
+    runs = measurements(model(job(4, 1)), points((1, 2, 4), BATCH), lambda _: 1, 4)
+    layout = study_data(1, runs, measured, None).layout()
+    assert [layout.place(16, network).load for network in (fits, exceeds)] == [1.0, 1.0]
 
 
 def test_check_error() -> None:
