@@ -11,7 +11,9 @@ from statistics import fmean
 
 import numpy as np
 
+from launch.errors import UsageError
 from launch.scaling.answers import answers
+from launch.scaling.collectives import FILE as COLLECTIVES
 from launch.scaling.collectives import read_collectives, slow_links
 from launch.scaling.fitting import Medium
 from launch.scaling.networks import Network
@@ -65,11 +67,19 @@ def forecast(folder: Path, measurements: Sequence[Measurement], networks: Sequen
     return replace(predictions, answers=found)
 
 
+def slow(folder: Path) -> tuple[str, ...]:
+    """Hosts and pairs of hosts whose network is slow."""
+    return tuple(slow_links(read_collectives(folder)))
+
+
 def _schedule(folder: Path, data: StudyData, notes: list[str]) -> BucketSchedule | None:
     """When buckets are ready: as was found out before, or by the traced run."""
     path = folder / f"schedule-threads-{data.threads}.json"
     if path.exists():
-        return load(path)
+        schedule = load(path)
+        if data.collectives and [each.num_bytes for each in schedule.buckets] != [*data.collectives[-1].buckets]:
+            raise UsageError(f"{path} has other buckets than {COLLECTIVES} was measured with: delete it")
+        return schedule
     run = folder / "runs" / f"trace-threads-{data.threads}"
     if not data.collectives:
         return None
@@ -126,13 +136,14 @@ class Forecast:
         return self.layout.place(ranks, network)
 
     def rate(self, model: StepModel, network: Network | None, ranks: int, batch: float, rung: str) -> float:
-        """Samples a second."""
+        """Samples a second, with the shards of the study's own batch."""
         return batch / model.step(self.place(ranks, network), batch, rung).total
 
     def baseline(self, model: StepModel, mode: str) -> float:
         """Samples a second and rank of the fewest ranks that were measured, as `launch.scaling.summary` has it."""
         ranks = self.baseline_ranks
-        return self.rate(model, None, ranks, self.batch(mode, ranks), self.baseline_rungs[mode]) / ranks
+        case = Case(None, mode, ranks, self.baseline_rungs[mode])
+        return self.batch(mode, ranks) / self.step(model, case).total / ranks
 
     def _baseline_rung(self, mode: str) -> str:
         """What the baseline was measured with."""
@@ -142,7 +153,8 @@ class Forecast:
 
     def step(self, model: StepModel, case: Case) -> Step:
         """A step of a case."""
-        return model.step(self.place(case.ranks, case.network), self.batch(case.mode, case.ranks), case.rung)
+        batch = self.batch(case.mode, case.ranks)
+        return model.step(self.place(case.ranks, case.network), batch, case.rung, self.data.reports(batch))
 
     def cases(self) -> Iterator[list[Case]]:
         """All rungs of each network, mode and number of ranks."""
@@ -212,12 +224,7 @@ class Forecast:
             for point, measured in sorted(times.items()):
                 if point.ranks == ranks:
                     place, rung = self.data.place_of(point), measured.reducer
-
-                    def total(
-                        model: StepModel, place: Place = place, batch: int = point.batch, rung: str = rung
-                    ) -> float:
-                        return model.step(place, batch, rung).total
-
+                    total = partial(_total, place=place, batch=point.batch, rung=rung, reports=measured.reports)
                     modes = modes_of(point, self.base) or [""]
                     about = ("step", modes[0], ranks, self.threads, point.batch, rung)
                     yield self._check(about, measured.step, total, without)
@@ -282,6 +289,8 @@ class Forecast:
         yield from self._unmeasured()
         if self.modes in UNTOLD:
             yield UNTOLD[self.modes]
+        if all(len(runs) == 1 for runs in self.data.runs.values()):
+            yield "Each point was run once: one repeat has no spread, so the bands show none of whole runs."
         if any(times.load > 1 for times in self.data.times().values()):
             yield "Points with more threads than cores count for computing only where there are no others."
 
@@ -305,6 +314,11 @@ class Forecast:
                 f"Nodes of {', '.join(names)} have more ranks than the measured ones have cores"
                 f" ({self.layout.node_cores:g}): nodes with a core for each thread are assumed."
             )
+
+
+def _total(model: StepModel, place: Place, batch: int, rung: str, reports: float) -> float:
+    """Seconds of a step."""
+    return model.step(place, batch, rung, reports).total
 
 
 def _alone(model: StepModel, rung: str, place: Place) -> float:

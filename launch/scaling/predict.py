@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -162,7 +162,10 @@ def _without_nan(value: Any) -> Any:
 
 
 def predict_study(
-    folder: Path, measurements: Sequence[Measurement], networks: Sequence[Network] = NETWORKS
+    folder: Path,
+    measurements: Sequence[Measurement],
+    networks: Sequence[Network] = NETWORKS,
+    config: Mapping[str, Any] | None = None,
 ) -> Predictions:
     """Fit the model to a study, and predict.
 
@@ -170,10 +173,27 @@ def predict_study(
         folder: of the study, with `collectives.jsonl` and `schedule-threads-T.json` if they were measured.
         measurements: its runs.
         networks: those to predict for, besides the present one.
+        config: of the trainer, by section; None: nothing that the model does not know.
 
     Raises:
-        ValueError: if a file of the folder cannot be read, naming it.
+        UsageError: if a file of the folder cannot be read, naming it.
     """
     from launch.scaling import forecast  # loads scipy
 
+    comm = (config or {}).get("comm", {})
+    if reason := _not_modelled(comm.get("compression", "none"), comm.get("sync_every", 1)):
+        return Predictions(tuple(networks), notes=(reason,), slow_links=forecast.slow(folder))
     return forecast.forecast(folder, measurements, networks)
+
+
+def _not_modelled(compression: str, sync_every: int) -> str:
+    """Why nothing is predicted; empty if something is."""
+    if compression != "none":
+        what = f"comm.compression = {compression}"
+    elif sync_every > 1:
+        what = f"comm.sync_every = {sync_every}"
+    else:
+        return ""
+    return (
+        f"Nothing is predicted: the study has {what}, and the model knows of whole gradients only, sent in every step."
+    )

@@ -20,7 +20,7 @@ from launch.errors import HostError, UsageError
 from launch.outcome import EXIT_FAILURE
 from launch.placement import Plan
 from launch.scaling.child import Children, Interrupted
-from launch.scaling.collectives import tensor_bytes
+from launch.scaling.collectives import num_statistics, tensor_bytes
 from launch.scaling.flags import flags_of_run, real_cores
 from launch.scaling.records import PHASES, Measurement, Point
 from launch.scaling.study import Run, Study
@@ -237,7 +237,7 @@ class Runner:
             recorded = read_run(directory)
         except ValueError as error:
             raise RunFailed(str(error), tail(text)) from None
-        facts["tensor_bytes"] = tensor_bytes(directory)
+        facts["tensor_bytes"], facts["statistics"] = tensor_bytes(directory), num_statistics(directory)
         if not keeps_model:
             (directory / "model.safetensors").unlink()
         shutil.rmtree(directory / "checkpoints", ignore_errors=True)

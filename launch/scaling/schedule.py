@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from launch.errors import UsageError
 from launch.scaling.collectives import layer_bytes
 
 PASSES = ("backward_weight", "backward")
@@ -86,14 +87,14 @@ def load(path: Path) -> BucketSchedule:
     """Read what `save` wrote.
 
     Raises:
-        ValueError: if it is something else, naming the file.
+        UsageError: if it is something else, naming the file.
     """
     try:
         whole = json.loads(path.read_text(encoding="utf-8"))
         buckets = tuple(Bucket(int(each["num_bytes"]), float(each["ready"])) for each in whole["buckets"])
         return BucketSchedule(float(whole["backward_s"]), buckets)
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no schedule of buckets ({error}): delete it") from None
+        raise UsageError(f"{path} is no schedule of buckets ({error}): delete it") from None
 
 
 def at_the_end(buckets: Sequence[int], backward_s: float) -> BucketSchedule:

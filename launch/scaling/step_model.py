@@ -45,6 +45,8 @@ class PointTimes:
     step: float
     phases: Mapping[str, float]
     """By `launch.scaling.records.PHASES`."""
+    reports: float = 1.0
+    """How many times more logical shards report than where collectives were measured."""
 
     @property
     def samples(self) -> float:
@@ -227,38 +229,45 @@ class StepModel:
     not in the cache, others' cores. Of a network it would say how slow that one is."""
 
     def rungs(self, place: Place) -> list[str]:
-        """Those that make sense there."""
-        shares = place.ranks > place.nodes
+        """Those that make sense there, without `node_shared` if it could have been measured but was not."""
+        could = self.job is not None and self.job.ranks > self.job.nodes
+        shares = place.ranks > place.nodes and not (could and "node_shared" not in self.corrections)
         return [rung for rung in RUNGS if shares or rung != "node_shared"]
 
-    def communication(self, rung: str, place: Place, backward: float = 0.0) -> tuple[float, float]:
-        """Seconds exposed and hidden, alone (without `in_training`), behind a backward pass of so many seconds."""
+    def communication(
+        self, rung: str, place: Place, backward: float = 0.0, reports: float = 1.0
+    ) -> tuple[float, float]:
+        """Seconds exposed and hidden, alone (without `in_training`), behind a backward pass of so many seconds.
+
+        `reports`: how many times more logical shards report than where the collectives were measured.
+        """
         if place.ranks == 1:
             return 0.0, 0.0
         assert self.job is not None
+        job = replace(self.job, report_bytes=round(self.job.report_bytes * reports))
         constants = self.constants if place.network is None else replace(self.constants, network=place.network)
         factor = self.corrections.get(rung, 1.0) if place.network is None else 1.0
-        schedules = _schedules(self.job, rung, place.ranks, place.nodes)
+        schedules = _schedules(job, rung, place.ranks, place.nodes)
         costs = [constants.cost(each, blocking=rung != "bucketed") for each in schedules]
         alone, busy = [factor * cost.seconds for cost in costs], [factor * cost.busy for cost in costs]
         if rung != "bucketed":
             return alone[0], 0.0
-        late = at_the_end(self.job.buckets, backward)
+        late = at_the_end(job.buckets, backward)
         # On one node nobody but the computing cores could move the bytes: see ddp.comm.reducers.bucketed.
         schedule = self.schedule if self.schedule is not None and place.nodes > 1 else late
         whole, exposed = (
-            each.and_then(self.job.report_bytes).overlapped(backward, alone, busy) for each in (late, schedule)
+            each.and_then(job.report_bytes).overlapped(backward, alone, busy) for each in (late, schedule)
         )
         return exposed, whole - exposed
 
-    def step(self, place: Place, batch: float, rung: str) -> Step:
-        """A step of so many samples over all ranks."""
+    def step(self, place: Place, batch: float, rung: str, reports: float = 1.0) -> Step:
+        """A step of so many samples over all ranks; `reports` as of `communication`."""
         samples = batch / place.ranks
         compute = self.work.compute(samples, place.load)
         backward = self.work.backward * compute
         # What was measured of one network says how its bytes are slowed down, not how another one's are.
         factor, beyond = (self.in_training, 0.0) if place.network is None else (1.0, self.beyond)
-        exposed, hidden = self.communication(rung, place, backward / factor)
+        exposed, hidden = self.communication(rung, place, backward / factor, reports)
         serial = self.work.serial(samples, place.load, updated_part(rung, place.ranks, place.nodes))
         wait = self.work.deviation * waiting_factor(place.ranks) * compute
         comm = self.work.comm_alone + exposed * factor + (beyond if place.ranks > 1 else 0.0)
@@ -317,7 +326,7 @@ def in_training(model: StepModel, points: Sequence[PointTimes]) -> StepModel:
 def _exposed(model: StepModel, point: PointTimes, factor: float) -> float:
     """Seconds at a point, if communication takes so many times as long as alone."""
     place = Place(point.ranks, point.nodes, point.load)
-    return factor * model.communication(point.reducer, place, point.phases["backward"] / factor)[0]
+    return factor * model.communication(point.reducer, place, point.phases["backward"] / factor, point.reports)[0]
 
 
 def _factor(model: StepModel, point: PointTimes, measured: float) -> float:

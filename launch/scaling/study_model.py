@@ -156,7 +156,12 @@ class StudyData:
         rungs = [run.reducer for run in runs]
         most = max(rungs, key=rungs.count)
         seconds = {phase: value * scale for phase, value in phases.items()}
-        return PointTimes(point.ranks, place.nodes, point.batch, place.load, most, step, seconds)
+        reports = self.reports(point.batch)
+        return PointTimes(point.ranks, place.nodes, point.batch, place.load, most, step, seconds, reports)
+
+    def reports(self, batch: float) -> float:
+        """How many times more shards than of the study's own batch: weak scaling has as many of each rank."""
+        return batch / self.base_batch
 
 
 def modes_of(point: Point, base: int) -> list[str]:

@@ -115,7 +115,7 @@ def _measurement(
     true: StepModel, point: Point, repeat: int, nodes: int, cores: int, noise: Noise, reducer: str
 ) -> Measurement:
     place = Place(point.ranks, nodes, point.ranks * point.threads / (cores * nodes))
-    step = true.step(place, point.batch, reducer)
+    step = true.step(place, point.batch, reducer, point.shards / 8)
     work, samples = true.work, point.batch / point.ranks
     data = work.data_fixed + work.data_per_sample * samples
     phases = {

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from launch.errors import UsageError
+from launch.scaling import extras
 from launch.scaling.extras import Extras
 from launch.scaling.runs import RunFailed
 from tests.unit.launch.scaling.made import made_run, made_study
@@ -49,3 +50,21 @@ def test_a_trace_that_fails_is_said_and_no_more(failure: Exception, tmp_path: Pa
     assert shown.lines == [
         f"warning: a trace of 1 rank x 1 thread failed ({failure}): the report tells nothing of hidden communication"
     ]
+
+
+def test_the_collectives_sum_reports_as_long_as_the_trainer_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[dict[str, Any]] = []
+    monkeypatch.setattr(extras, "measure", lambda *_, **options: given.append(options))
+    one = session(tmp_path)
+    one.study.config["comm"]["bucket_mb"] = 1.0
+    one.measurements[0].provenance.update(tensor_bytes=[40, 8], statistics=9)
+    assert extras.measure_collectives(one, 2, 1, tmp_path) == ""
+    # 8 shards: loss (a double), the largest of 2 tensors, and 9 statistics.
+    assert given == [{"bucket_mb": 1.0, "report_bytes": 8 * 4 * (2 + 2 + 9)}]
+
+
+@pytest.mark.parametrize("line", ["{", "{}", "3", '{"ranks": "x", "threads": 1}'])
+def test_collectives_that_cannot_be_read_are_named(line: str, tmp_path: Path) -> None:
+    (tmp_path / "collectives.jsonl").write_text(line + "\n")
+    with pytest.raises(UsageError, match=r"collectives\.jsonl.*remove that line"):
+        Extras(session(tmp_path))

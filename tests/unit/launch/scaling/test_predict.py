@@ -10,8 +10,9 @@ from statistics import fmean
 
 import pytest
 
+from launch.errors import UsageError
 from launch.scaling import forecast
-from launch.scaling.answers import crossing
+from launch.scaling.answers import WANTED, crossing, smallest_batch
 from launch.scaling.collectives import Collectives
 from launch.scaling.model_section import prediction_tables
 from launch.scaling.networks import NETWORKS, Network
@@ -79,8 +80,8 @@ def row(predictions: Predictions, mode: str, ranks: int, rung: str = "flat", net
 
 
 def true_step(mode: str, ranks: int, rung: str, true: StepModel = TRUE) -> float:
-    batch = BATCH * (ranks if mode == "weak" else 1)
-    return true.step(Place(ranks, ranks, 0.25), batch, rung).total
+    times = ranks if mode == "weak" else 1
+    return true.step(Place(ranks, ranks, 0.25), times * BATCH, rung, times).total
 
 
 def test_a_known_cluster_is_predicted_far_beyond_what_was_measured(known: Predictions) -> None:
@@ -236,15 +237,16 @@ def test_answers(known: Predictions) -> None:
     for name in ("On this cluster", "On 1 Gbit/s", "On 10 Gbit/s", "On 100 Gbit/s"):
         assert all(name in text for text in answers.values())
     assert "On this cluster: at about 2 ranks." in strong  # 4.8 MB at 1 Gbit/s: 40 ms; computing 4 ms
-    assert (
-        "%" in answers["Which batch keeps efficiency above 80%?"]
-        or " at 4 ranks" in answers["Which batch keeps efficiency above 80%?"]
-    )
+    runs = measurements(TRUE, points(RANKS, BATCH), lambda number: number, 4)
+    measured = [collectives(number, number) for number in RANKS if number > 1]
+    one = forecast.Forecast(study_data(1, runs, measured, None), NETWORKS)
+    for network, name in ((None, "On this cluster"), (NETWORKS[2], "On 100 Gbit/s")):
+        batch = smallest_batch(one, network, 4)
+        assert batch is not None
+        assert f"{name}: {batch:,} at 4 ranks" in answers["Which batch keeps efficiency above 80%?"]
 
 
 def test_the_smallest_batch_is_the_smallest(tmp_path: Path) -> None:
-    from launch.scaling.answers import WANTED, smallest_batch
-
     runs = measurements(TRUE, points(RANKS, BATCH), lambda number: number, 4)
     measured = [collectives(number, number) for number in RANKS if number > 1]
     one = forecast.Forecast(study_data(1, runs, measured, None), NETWORKS)
@@ -303,6 +305,58 @@ def test_the_error_beside_a_row_is_that_of_several_ranks_of_its_mode(tmp_path: P
             if (check.what, check.batch) == ("step", BATCH * (check.ranks if mode == "weak" else 1)) and check.ranks > 1
         ]
         assert row(predictions, mode, 64).error == pytest.approx(fmean(errors))
+
+
+@pytest.mark.parametrize(("field", "value"), [("compression", "bf16"), ("sync_every", 4)])
+def test_what_the_model_does_not_know_is_not_predicted(field: str, value: object, tmp_path: Path) -> None:
+    write(tmp_path, [collectives(2, 2)])
+    runs = measurements(TRUE, points((1, 2), BATCH), lambda number: number, 4)
+    config = {"comm": {"compression": "none", "sync_every": 1}}
+    assert predict_study(tmp_path, runs, (), config).rows
+    config["comm"][field] = value
+    predictions = predict_study(tmp_path, runs, (), config)
+    assert (predictions.rows, predictions.checks, predictions.answers) == ((), (), ())
+    (note,) = predictions.notes
+    assert f"comm.{field} = {value}" in note
+
+
+def test_a_reducer_that_could_have_been_measured_but_was_not_is_not_predicted(tmp_path: Path) -> None:
+    """There was too little shared memory, say."""
+    runs = measurements(model(job(4, 1)), points((1, 2, 4), BATCH), lambda _: 1, 4)
+    whole = [collectives(2, 1), collectives(4, 1)]
+    without = [replace(one, samples=tuple(each for each in one.samples if each.what != "node_shared")) for one in whole]
+    for measured, expected in ((whole, True), (without, False)):
+        write(tmp_path, measured)
+        predicted = {each.reducer for each in predict_study(tmp_path, runs).rows if each.ranks > 1}
+        assert ("node_shared" in predicted) == expected
+        assert predicted >= {"flat", "bucketed", "sharded"}
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "3", '{"samples": [{"what": "flat", "bytes": 4, "seconds": ["x"]}]}'])
+def test_collectives_that_cannot_be_read_are_named(text: str, tmp_path: Path) -> None:
+    (tmp_path / "collectives.jsonl").write_text(text + "\n")
+    runs = measurements(TRUE, points((1, 2), BATCH), lambda number: number, 4)
+    with pytest.raises(UsageError, match=r"collectives\.jsonl, line 1 .*remove that line"):
+        predict_study(tmp_path, runs)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("{", "is no schedule of buckets"), ('{"backward_s": 1, "buckets": []}', "has other buckets")]
+)
+def test_a_schedule_that_does_not_belong_there_is_named(text: str, words: str, tmp_path: Path) -> None:
+    write(tmp_path, [collectives(2, 2)])
+    (tmp_path / "schedule-threads-1.json").write_text(text)
+    runs = measurements(TRUE, points((1, 2), BATCH), lambda number: number, 4)
+    with pytest.raises(UsageError, match=rf"schedule-threads-1\.json {words}.*delete it"):
+        predict_study(tmp_path, runs)
+
+
+def test_one_repeat_has_no_band_and_that_is_said(tmp_path: Path) -> None:
+    write(tmp_path, [collectives(2, 2)])
+    words = "one repeat has no spread"
+    for repeats in (1, 2):
+        runs = measurements(TRUE, points((1, 2), BATCH), lambda number: number, 4, repeats=repeats)
+        assert any(words in note for note in predict_study(tmp_path, runs, ()).notes) == (repeats == 1)
 
 
 def test_nothing_measured(tmp_path: Path) -> None:

@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
-from launch.scaling.collectives import layer_bytes, tensor_bytes
+from ddp import nn
+from ddp.checkpoint import save_model
+from ddp.comm.reports import ShardReports
+from launch.scaling.collectives import layer_bytes, num_statistics, report_size, tensor_bytes
 from launch.scaling.schedule import Bucket, BucketSchedule, at_the_end, load, read_trace, save
 
 # Layers 0, 2 and 10 of 40, 800 and 80 bytes; backward from 1000 to 2000 us.
@@ -43,6 +46,16 @@ def event(name: str, start: float, duration: float, step: int) -> dict[str, Any]
 def test_tensors_come_in_the_order_of_the_flat_buffer(tmp_path: Path) -> None:
     assert tensor_bytes(run(tmp_path)) == [32, 8, 800, 80]
     assert layer_bytes(tmp_path) == {0: 40, 2: 800, 10: 80}
+
+
+def test_what_the_shards_report(tmp_path: Path) -> None:
+    """As much as the trainer has room for: batch normalisation has a mean and a variance of each feature, and more."""
+    model = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2))
+    save_model(tmp_path / "model.safetensors", model.state_dict())
+    assert num_statistics(tmp_path) == model.num_statistics > 0
+    tensors = len(tensor_bytes(tmp_path))
+    reports = ShardReports(16, tensors, model.num_statistics)
+    assert report_size(16, tensors, num_statistics(tmp_path)) == reports.integers.nbytes
 
 
 def test_tensors_are_known_when_the_model_is_gone(tmp_path: Path) -> None:

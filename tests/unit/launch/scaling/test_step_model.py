@@ -187,3 +187,11 @@ def test_corrections_belong_to_the_network_that_was_measured() -> None:
     assert half.communication("sharded", place)[0] == pytest.approx(MODEL.communication("sharded", place)[0] / 2)
     stated = network(NETWORKS[0])
     assert half.communication("sharded", stated) == MODEL.communication("sharded", stated)
+
+
+@pytest.mark.parametrize("rung", ["flat", "bucketed", "sharded"])
+def test_more_shards_report_more(rung: str) -> None:
+    place = Place(16, 16, 0.5)
+    usual, more = (MODEL.step(place, 64, rung, reports).comm for reports in (1.0, 1000.0))
+    # Of 256 bytes, 1000 times: about twice as many travel, at 8 ns each.
+    assert more - usual == pytest.approx(2 * 256e3 * 15 / 16 * 8e-9, rel=0.5)
