@@ -154,7 +154,7 @@ class Forecast:
     def step(self, model: StepModel, case: Case) -> Step:
         """A step of a case."""
         batch = self.batch(case.mode, case.ranks)
-        return model.step(self.place(case.ranks, case.network), batch, case.rung, self.data.reports(batch))
+        return model.step(self.place(case.ranks, case.network), batch, case.rung, batch / self.base)
 
     def cases(self) -> Iterator[list[Case]]:
         """All rungs of each network, mode and number of ranks."""
@@ -287,7 +287,7 @@ class Forecast:
                 " cores, and memory that grows with them."
             )
         yield from self._unmeasured()
-        if self.modes in UNTOLD:
+        if self.modes in UNTOLD and len(self.data.ranks) > 1:
             yield UNTOLD[self.modes]
         if all(len(runs) == 1 for runs in self.data.runs.values()):
             yield "Each point was run once: one repeat has no spread, so the bands show none of whole runs."
@@ -348,7 +348,7 @@ _NUMBERS: tuple[tuple[str, str, float, str, Callable[[StepModel], float]], ...] 
     ("call", "µs", 1e6, "an Allreduce, whatever it sums", lambda m: m.constants.call),
     ("background call", "µs", 1e6, "an Iallreduce, whatever it sums", lambda m: m.constants.background_call),
     ("in training", "", 1.0, "what communication takes in a step, in relation to alone", lambda m: m.in_training),
-    ("beyond", "ms", 1e3, "what communication takes in a step besides, taken for that of any other network",
+    ("beyond", "ms", 1e3, "what communication takes on one node in a step besides, taken for that of stated networks",
      lambda m: m.beyond),
     ("computing, fixed", "ms", 1e3, "forward and backward, whatever the samples", lambda m: m.work.fixed),
     ("computing a sample", "ms", 1e3, "forward and backward", lambda m: m.work.per_sample),
