@@ -24,11 +24,15 @@ def answers(predictions: Predictions, forecast: Forecast) -> Iterator[Answer]:
         return
     threads = forecast.threads
     ending = "" if len({row.threads for row in predictions.rows}) == 1 else f", with {threads} threads a rank"
-    for mode in ("strong", "weak"):
+    for mode in forecast.modes:
         texts = [balance(predictions, network, mode, threads) for network in _names(predictions)]
         yield Answer(f"Where does communication equal computation, by {mode} scaling{ending}?", " ".join(texts))
-    texts = [best_rungs(predictions, network, threads) for network in _names(predictions)]
-    yield Answer(f"Which reducer is best at how many ranks{ending}?", " ".join(texts))
+    mode = forecast.modes[0]
+    texts = [best_rungs(predictions, network, mode, threads) for network in _names(predictions)]
+    how = "" if mode == "strong" else f", by {mode} scaling"
+    yield Answer(f"Which reducer is best at how many ranks{how}{ending}?", " ".join(texts))
+    if mode != "strong":  # the smallest batch depends on what weak scaling does not tell
+        return
     present: Sequence[Network | None] = [None, *predictions.networks]
     texts = [smallest_batches(forecast, network) for network in present]
     yield Answer(f"Which batch keeps efficiency above {WANTED:.0%}{ending}?", " ".join(texts))
@@ -70,9 +74,9 @@ def crossing(rows: Sequence[Prediction]) -> int | None:
     return None
 
 
-def best_rungs(predictions: Predictions, network: str, threads: int) -> str:
-    """Ranges of ranks with the rung that has the shortest step, by strong scaling."""
-    rows = [row for row in predictions.best(network, "strong", threads) if row.ranks > 1]
+def best_rungs(predictions: Predictions, network: str, mode: str, threads: int) -> str:
+    """Ranges of ranks with the rung that has the shortest step."""
+    rows = [row for row in predictions.best(network, mode, threads) if row.ranks > 1]
     spans: list[tuple[str, int, int]] = []
     for row in rows:
         if spans and spans[-1][0] == row.reducer:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import struct
 import sys
@@ -198,6 +199,21 @@ def tensor_bytes(run: Path) -> list[int]:
     return [size for _, size in tensors]
 
 
+def num_statistics(run: Path) -> int:
+    """Numbers of batch normalisation that each logical shard of a finished run reports, by its model.safetensors.
+
+    Raises:
+        OSError, ValueError: if that is not there, or something else.
+    """
+    statistics = [one["shape"] for name, one in _header(run).items() if name.endswith(NO_PARAMETERS)]
+    return sum(map(math.prod, statistics))
+
+
+def report_size(shards: int, tensors: int, statistics: int) -> int:
+    """Bytes that all logical shards report in a step: see `ddp.comm.reports`."""
+    return 4 * shards * (2 + tensors + statistics)
+
+
 def layer_bytes(run: Path) -> dict[int, int]:
     """The same of each layer that has parameters, by its number."""
     layers: dict[int, int] = {}
@@ -210,13 +226,18 @@ def layer_bytes(run: Path) -> dict[int, int]:
 def _tensors(run: Path) -> list[tuple[str, int]]:
     if (run / TENSORS).exists():
         return [(str(name), int(size)) for name, size in json.loads((run / TENSORS).read_text(encoding="utf-8"))]
-    with (run / "model.safetensors").open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(length))
+    header = _header(run)
     names = [name for name in header if name != "__metadata__" and not name.endswith(NO_PARAMETERS)]
     # The file has them by name; the flat buffer layer by layer, weights first.
     places = [(name, header[name]["data_offsets"]) for name in sorted(names, key=_place)]
     return [(name, end - start) for name, (start, end) in places]
+
+
+def _header(run: Path) -> dict[str, Any]:
+    with (run / "model.safetensors").open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header: dict[str, Any] = json.loads(file.read(length))
+    return header
 
 
 def _place(tensor: str) -> tuple[int, bool, str]:
@@ -228,21 +249,27 @@ def read_collectives(folder: Path) -> list[Collectives]:
     """What a study has measured so far, by ranks and threads.
 
     Raises:
-        ValueError: if a line cannot be read, naming it.
+        UsageError: if a line cannot be read, naming it.
     """
     path = folder / FILE
     found: dict[tuple[int, int], Collectives] = {}
-    for number, line in enumerate(read_lines(path), 1):
+    try:
+        lines = read_lines(path)
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is no text ({error.reason}): delete it") from None
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    for number, line in enumerate(lines, 1):
         try:
             one = _collectives(line)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{path}, line {number} is no measurement ({error}): remove that line") from None
+        except (KeyError, TypeError, ValueError) as error:
+            raise UsageError(f"{path}, line {number} is no measurement ({error}): remove that line") from None
         found[one.ranks, one.threads] = one
     return [found[key] for key in sorted(found)]
 
 
 def _collectives(line: Mapping[str, Any]) -> Collectives:
-    samples = tuple(Sample(one["what"], one["bytes"], tuple(one["seconds"])) for one in line["samples"])
+    samples = tuple(Sample(one["what"], one["bytes"], tuple(map(float, one["seconds"]))) for one in line["samples"])
     values: dict[str, Any] = {name: line[name] for name in ("ranks", "nodes", "threads", "mpi_library")}
     values |= {name: line[name] for name in ("piece_bytes", "report_bytes")}
     values |= {name: tuple(line[name]) for name in ("hosts", "tensors", "buckets", "links")}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from launch.scaling.collectives import FILE, MeasurementError, measure
+from launch.errors import UsageError
+from launch.scaling.collectives import FILE, MeasurementError, measure, report_size
 from launch.scaling.progress import Display
 from launch.scaling.records import read_lines
 from launch.scaling.runs import RunFailed
@@ -17,13 +18,17 @@ class Extras:
     """Runs that are no points: a traced one for each number of threads, and the collectives at all ranks."""
 
     def __init__(self, session: Session) -> None:
-        """Find out which are missing."""
+        """Find out which are missing.
+
+        Raises:
+            UsageError: if what there is cannot be read.
+        """
         self.session = session
         settings, folder = session.study.settings, session.folder
         self.traces = [
             threads for threads in settings.threads if not list(folder.glob(f"runs/trace-threads-{threads}/trace-*"))
         ]
-        known = {(line["ranks"], line["threads"]) for line in read_lines(folder / FILE)}
+        known = _known(folder / FILE)
         self.collectives = [
             (ranks, threads)
             for threads in settings.threads
@@ -52,7 +57,7 @@ class Extras:
         show.begin(what, self._left_s())
         try:
             self.session.runner.trace(self.session.study, self.traces.pop(0))
-        except RunFailed as failure:
+        except (RunFailed, UsageError) as failure:
             show.say(f"warning: {what} failed ({failure}): the report tells nothing of hidden communication")
         else:
             show.done(what, self._left_s())
@@ -70,13 +75,23 @@ class Extras:
             show.done(what, self._left_s())
 
 
+def _known(path: Path) -> set[tuple[int, int]]:
+    """Ranks and threads of the collectives that were measured."""
+    try:
+        return {(int(line["ranks"]), int(line["threads"])) for line in read_lines(path)}
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"{path} has a line that is no measurement ({error}): remove that line") from None
+
+
 def measure_collectives(session: Session, ranks: int, threads: int, folder: Path) -> str:
     """Append what the collectives cost at so many ranks to `folder`/collectives.jsonl; what went wrong, if anything."""
     study = session.study
-    tensors = session.measurements[-1].provenance["tensor_bytes"]
+    facts = session.measurements[-1].provenance
+    tensors = facts["tensor_bytes"]
+    reports = report_size(study.shards, len(tensors), facts.get("statistics", 0))
     bucket_mb = float(study.config["comm"]["bucket_mb"])
     try:
-        measure(ranks, threads, study.settings.placement, tensors, folder, bucket_mb=bucket_mb)
+        measure(ranks, threads, study.settings.placement, tensors, folder, bucket_mb=bucket_mb, report_bytes=reports)
     except MeasurementError as failure:
         return str(failure)
     return ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,20 +11,36 @@ from statistics import fmean
 
 import numpy as np
 
+from launch.errors import UsageError
 from launch.scaling.answers import answers
+from launch.scaling.collectives import FILE as COLLECTIVES
 from launch.scaling.collectives import read_collectives, slow_links
+from launch.scaling.fitting import Medium
 from launch.scaling.networks import Network
 from launch.scaling.predict import BAND, PRESENT, Band, Check, Constant, Prediction, Predictions
 from launch.scaling.records import Measurement, Point
 from launch.scaling.schedule import BucketSchedule, load, read_trace, save
 from launch.scaling.step_model import RUNGS, Place, Step, StepModel
-from launch.scaling.study_model import StudyData, drawn_by, everything, fit_study, modes_of, study_data
+from launch.scaling.study_model import StudyData, drawn_by, fit_study, modes_of, study_data
 
 DRAWS = 100
 """Of the repeats, for the bands."""
 SEED = 20260131
 MOST_RANKS = 4096
-MODES = ("strong", "weak")
+
+UNTOLD: Mapping[tuple[str, ...], str] = {
+    ("strong",): (
+        "Only strong scaling was measured, where a rank has the fewer samples the more cores are busy: by how much busy"
+        " cores slow each other down cannot be told from computing that does not shrink with the samples, and is taken"
+        " for nothing. Weak scaling is not predicted, and predictions for larger batches are too optimistic."
+    ),
+    ("weak",): (
+        "Only weak scaling was measured, where a rank always has as many samples: what of computing does not shrink"
+        " with the samples cannot be told, and is taken for nothing. Strong scaling is not predicted, nor the smallest"
+        " batch: both would be too optimistic."
+    ),
+}
+"""What a study of these modes alone cannot tell."""
 
 
 def forecast(folder: Path, measurements: Sequence[Measurement], networks: Sequence[Network]) -> Predictions:
@@ -51,11 +67,19 @@ def forecast(folder: Path, measurements: Sequence[Measurement], networks: Sequen
     return replace(predictions, answers=found)
 
 
+def slow(folder: Path) -> tuple[str, ...]:
+    """Hosts and pairs of hosts whose network is slow."""
+    return tuple(slow_links(read_collectives(folder)))
+
+
 def _schedule(folder: Path, data: StudyData, notes: list[str]) -> BucketSchedule | None:
     """When buckets are ready: as was found out before, or by the traced run."""
     path = folder / f"schedule-threads-{data.threads}.json"
     if path.exists():
-        return load(path)
+        schedule = load(path)
+        if data.collectives and [each.num_bytes for each in schedule.buckets] != [*data.collectives[-1].buckets]:
+            raise UsageError(f"{path} has other buckets than {COLLECTIVES} was measured with: delete it")
+        return schedule
     run = folder / "runs" / f"trace-threads-{data.threads}"
     if not data.collectives:
         return None
@@ -84,8 +108,10 @@ class Forecast:
     def __init__(self, data: StudyData, networks: Sequence[Network]) -> None:
         """Fit the model, to all measurements and to many that are drawn from them."""
         self.data, self.networks, self.layout = data, networks, data.layout()
-        self.base = data.base_batch
+        self.base, self.modes = data.base_batch, data.modes()
         self.model = fit_study(data)
+        self.baseline_ranks = 1 if self.model.job is None else data.ranks[0]
+        self.baseline_rungs = {mode: self._baseline_rung(mode) for mode in self.modes}
         generator = np.random.default_rng(SEED)
         self.drawn = [fit_study(data, drawn_by(generator), self.model) for _ in range(DRAWS)]
         self.checks = list(self._checks())
@@ -97,7 +123,7 @@ class Forecast:
 
     def ranks(self) -> list[int]:
         """Numbers of ranks to predict for: those that were measured, and powers of two."""
-        if self.model.job is None:
+        if self.model.job is None:  # nothing is known of several
             return [1]
         return sorted({*self.data.ranks, *(1 << k for k in range(MOST_RANKS.bit_length()))})
 
@@ -110,21 +136,30 @@ class Forecast:
         return self.layout.place(ranks, network)
 
     def rate(self, model: StepModel, network: Network | None, ranks: int, batch: float, rung: str) -> float:
-        """Samples a second."""
+        """Samples a second, with the shards of the study's own batch."""
         return batch / model.step(self.place(ranks, network), batch, rung).total
 
-    def baseline(self, model: StepModel) -> float:
-        """Samples a second of one rank with the study's own batch."""
-        return self.rate(model, None, 1, self.base, "flat")
+    def baseline(self, model: StepModel, mode: str) -> float:
+        """Samples a second and rank of the fewest ranks that were measured, as `launch.scaling.summary` has it."""
+        ranks = self.baseline_ranks
+        case = Case(None, mode, ranks, self.baseline_rungs[mode])
+        return self.batch(mode, ranks) / self.step(model, case).total / ranks
+
+    def _baseline_rung(self, mode: str) -> str:
+        """What the baseline was measured with."""
+        times = sorted(self.data.times().items())  # by ranks
+        found = [one.reducer for point, one in times if mode in modes_of(point, self.base)]
+        return next((rung for rung in found if rung in RUNGS), "flat")
 
     def step(self, model: StepModel, case: Case) -> Step:
         """A step of a case."""
-        return model.step(self.place(case.ranks, case.network), self.batch(case.mode, case.ranks), case.rung)
+        batch = self.batch(case.mode, case.ranks)
+        return model.step(self.place(case.ranks, case.network), batch, case.rung, batch / self.base)
 
     def cases(self) -> Iterator[list[Case]]:
         """All rungs of each network, mode and number of ranks."""
         for network in (None, *self.networks):
-            for mode in MODES:
+            for mode in self.modes:
                 for ranks in self.ranks():
                     if ranks <= self.batch(mode, ranks):
                         rungs = self.model.rungs(self.place(ranks, network))
@@ -132,21 +167,23 @@ class Forecast:
 
     def rows(self) -> Iterator[Prediction]:
         """All predictions."""
-        errors = {mode: self._error(mode) for mode in MODES}
-        baselines = [self.baseline(model) for model in self.drawn]
+        errors = {mode: self._error(mode) for mode in self.modes}
+        baselines = {mode: [self.baseline(model, mode) for model in (self.model, *self.drawn)] for mode in self.modes}
         for cases in self.cases():
             steps = [self.step(self.model, case) for case in cases]
             best = min(range(len(cases)), key=lambda k: steps[k].total)
             for number, (case, step) in enumerate(zip(cases, steps, strict=True)):
                 drawn = [self.step(model, case) for model in self.drawn]
-                yield self._row(case, step, drawn, baselines, number == best, errors[case.mode])
+                yield self._row(case, step, drawn, baselines[case.mode], number == best, errors[case.mode])
 
     def _row(
         self, case: Case, step: Step, drawn: Sequence[Step], baselines: Sequence[float], is_best: bool, error: float
     ) -> Prediction:
         batch = self.batch(case.mode, case.ranks)
-        rate, baseline = batch / step.total, self.baseline(self.model)
-        efficiencies = [batch / one.total / base / case.ranks for one, base in zip(drawn, baselines, strict=True)]
+        rate = batch / step.total
+        efficiency, *efficiencies = [
+            batch / one.total / case.ranks / baseline for one, baseline in zip((step, *drawn), baselines, strict=True)
+        ]
         return Prediction(
             network=PRESENT if case.network is None else case.network.name,
             mode=case.mode,
@@ -163,21 +200,21 @@ class Forecast:
             serial_ms=step.serial * 1e3,
             wait_ms=step.wait * 1e3,
             samples_per_s=rate,
-            speed_up=rate / baseline,
-            efficiency=band(rate / baseline / case.ranks, efficiencies),
+            speed_up=efficiency * case.ranks / self.baseline_ranks,
+            efficiency=band(efficiency, efficiencies),
             error=error,
         )
 
     def _error(self, mode: str) -> float:
+        """Of several ranks: one rank is predicted without any communication, which says nothing of the others."""
+        several = [check for check in self.checks if check.what == "step" and check.ranks > 1]
         errors = [
             abs(check.error)
-            for check in self.checks
-            if check.what == "step" and mode in modes_of(self._point(check), self.base) and check.error == check.error
+            for check in several
+            if mode in modes_of(Point(check.ranks, check.threads, check.batch, 0), self.base)
         ]
-        return fmean(errors) if errors else math.nan
-
-    def _point(self, check: Check) -> Point:
-        return Point(check.ranks, check.threads, check.batch, 0)
+        known = [error for error in errors if math.isfinite(error)]
+        return fmean(known) if known else math.nan
 
     def _checks(self) -> Iterator[Check]:
         """Every number of ranks is left out in turn."""
@@ -187,12 +224,7 @@ class Forecast:
             for point, measured in sorted(times.items()):
                 if point.ranks == ranks:
                     place, rung = self.data.place_of(point), measured.reducer
-
-                    def total(
-                        model: StepModel, place: Place = place, batch: int = point.batch, rung: str = rung
-                    ) -> float:
-                        return model.step(place, batch, rung).total
-
+                    total = partial(_total, place=place, batch=point.batch, rung=rung, reports=measured.reports)
                     modes = modes_of(point, self.base) or [""]
                     about = ("step", modes[0], ranks, self.threads, point.batch, rung)
                     yield self._check(about, measured.step, total, without)
@@ -205,10 +237,6 @@ class Forecast:
                     about = (sample.what, "", ranks, self.threads, 0, sample.what)
                     alone = partial(_alone, rung=sample.what, place=Place(ranks, one.nodes, 0.0))
                     yield self._check(about, sample.median, alone, without)
-
-    def _step_at(self, point: Point, rung: str) -> Callable[[StepModel], float]:
-        place = self.data.place_of(point)
-        return lambda model: model.step(place, point.batch, rung).total
 
     def _check(
         self,
@@ -225,8 +253,9 @@ class Forecast:
         return Check(*about, measured * 1e3, fitted * 1e3, left_out * 1e3)
 
     def _left_out(self, ranks: int) -> StepModel | None:
+        """Fitted anew: a model that has seen these ranks would have chosen its shape by them."""
         rest = self.data.without(ranks)
-        return fit_study(rest, everything, self.model) if rest.runs else None
+        return fit_study(rest) if rest.runs else None
 
     def constants(self, names_threads: bool) -> Iterator[Constant]:
         """The numbers of the model."""
@@ -257,8 +286,39 @@ class Forecast:
                 f"All ranks ran on one node: `{PRESENT}` predicts more than {inside} ranks as if that node had as many"
                 " cores, and memory that grows with them."
             )
+        yield from self._unmeasured()
+        if self.modes in UNTOLD and len(self.data.ranks) > 1:
+            yield UNTOLD[self.modes]
+        if all(len(runs) == 1 for runs in self.data.runs.values()):
+            yield "Each point was run once: one repeat has no spread, so the bands show none of whole runs."
         if any(times.load > 1 for times in self.data.times().values()):
             yield "Points with more threads than cores count for computing only where there are no others."
+
+    def _unmeasured(self) -> Iterator[str]:
+        """What carries messages, but was not measured, and so costs nothing."""
+        if self.model.job is None:
+            return
+        places = {self.place(ranks, network) for network in (None, *self.networks) for ranks in self.ranks()}
+        if self.model.constants.node == Medium() and any(place.ranks > place.nodes for place in places):
+            yield (
+                "Messages between ranks of one node were not measured and are taken to cost nothing: where a node has"
+                " several ranks, predictions are too optimistic."
+            )
+        if self.model.constants.network == Medium() and any(times.nodes > 1 for times in self.data.times().values()):
+            yield (
+                f"Points ran on several nodes, but no collectives were measured there: on `{PRESENT}` messages between"
+                " nodes are taken to cost nothing, and predictions are too optimistic."
+            )
+        if names := [network.name for network in self.networks if self.layout.has_more(network)]:
+            yield (
+                f"Nodes of {', '.join(names)} have more ranks than the measured ones have cores"
+                f" ({self.layout.node_cores:g}): nodes with a core for each thread are assumed."
+            )
+
+
+def _total(model: StepModel, place: Place, batch: int, rung: str, reports: float) -> float:
+    """Seconds of a step."""
+    return model.step(place, batch, rung, reports).total
 
 
 def _alone(model: StepModel, rung: str, place: Place) -> float:
@@ -288,7 +348,7 @@ _NUMBERS: tuple[tuple[str, str, float, str, Callable[[StepModel], float]], ...] 
     ("call", "µs", 1e6, "an Allreduce, whatever it sums", lambda m: m.constants.call),
     ("background call", "µs", 1e6, "an Iallreduce, whatever it sums", lambda m: m.constants.background_call),
     ("in training", "", 1.0, "what communication takes in a step, in relation to alone", lambda m: m.in_training),
-    ("beyond", "ms", 1e3, "what communication takes in a step besides, taken for that of any other network",
+    ("beyond", "ms", 1e3, "what communication takes on one node in a step besides, taken for that of stated networks",
      lambda m: m.beyond),
     ("computing, fixed", "ms", 1e3, "forward and backward, whatever the samples", lambda m: m.work.fixed),
     ("computing a sample", "ms", 1e3, "forward and backward", lambda m: m.work.per_sample),

@@ -19,6 +19,9 @@ from launch.scaling.algorithms import (
 )
 from launch.scaling.collectives import Collectives
 
+BLOCK_BYTES = 65536
+"""Of the parameters, each with a sum of squares (`ddp.kernels.update.BLOCK`)."""
+
 
 @dataclass(frozen=True)
 class Observation:
@@ -94,11 +97,17 @@ def rung_schedules(one: Collectives, rung: str, ranks: int, nodes: int) -> list[
         return [*buckets, reports]
     if rung == "sharded":
         both = scatter_and_gather(one.mpi_library, ranks, nodes, one.num_bytes)
-        squares = scatter_and_gather(one.mpi_library, ranks, nodes, one.num_bytes // 8192)
-        return [(*reports, *both, *squares)]
+        return [(*reports, *both, *squares(one, ranks, nodes))]
     if rung == "node_shared":
         return [(*reports, *node_shared(one, ranks, nodes))]
     return None
+
+
+def squares(one: Collectives, ranks: int, nodes: int) -> Schedule:
+    """A number of each block, that its rank has summed: an Allgatherv, as the second half of a sum is."""
+    num_bytes = 8 * sum(-(-tensor // BLOCK_BYTES) for tensor in one.tensors)
+    both = scatter_and_gather(one.mpi_library, ranks, nodes, num_bytes)
+    return as_one_call(tuple(each for each in both if not each.added))
 
 
 def node_shared(one: Collectives, ranks: int, nodes: int) -> Schedule:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ BAND = 0.95
 class Band:
     """A prediction, and between what it lies in BAND of all cases when the repeats are drawn anew (bootstrap).
 
-    It knows of the repeats' spread alone; how wrong the model itself is, the leave-one-out errors tell.
+    It knows of the repeats' spread alone: each draw keeps the shape of the fit (which constants there are, and from
+    which size a message is long). How wrong the model itself is, the leave-one-out errors tell.
     """
 
     value: float
@@ -59,12 +60,14 @@ class Prediction:
     """For the slowest rank."""
     samples_per_s: float
     speed_up: float
-    """Samples a second, against the predicted one rank of as many threads with the study's own batch."""
+    """Samples a second, against those predicted for the study's baseline: the fewest ranks that were measured, of as
+    many threads, by the same mode. Both are predicted, so that errors that they share cancel."""
     efficiency: Band
-    """`speed_up` / `ranks`."""
+    """`speed_up` / how many times more ranks than the baseline."""
     error: float
-    """Mean absolute relative error of the step time when each number of ranks is left out in turn and predicted from
-    the others, for this mode and threads; not a number (nan) if too few were measured to leave one out. 0.1 is 10 %."""
+    """Mean absolute relative error of the step time when each number of several ranks is left out in turn and predicted
+    from the others, for this mode and threads; not a number (nan) if too few were measured to leave one out. 0.1 is
+    10 %."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +162,10 @@ def _without_nan(value: Any) -> Any:
 
 
 def predict_study(
-    folder: Path, measurements: Sequence[Measurement], networks: Sequence[Network] = NETWORKS
+    folder: Path,
+    measurements: Sequence[Measurement],
+    networks: Sequence[Network] = NETWORKS,
+    config: Mapping[str, Any] | None = None,
 ) -> Predictions:
     """Fit the model to a study, and predict.
 
@@ -167,10 +173,27 @@ def predict_study(
         folder: of the study, with `collectives.jsonl` and `schedule-threads-T.json` if they were measured.
         measurements: its runs.
         networks: those to predict for, besides the present one.
+        config: of the trainer, by section; None: nothing that the model does not know.
 
     Raises:
-        ValueError: if a file of the folder cannot be read, naming it.
+        UsageError: if a file of the folder cannot be read, naming it.
     """
     from launch.scaling import forecast  # loads scipy
 
+    comm = (config or {}).get("comm", {})
+    if reason := _not_modelled(comm.get("compression", "none"), comm.get("sync_every", 1)):
+        return Predictions(tuple(networks), notes=(reason,), slow_links=forecast.slow(folder))
     return forecast.forecast(folder, measurements, networks)
+
+
+def _not_modelled(compression: str, sync_every: int) -> str:
+    """Why nothing is predicted; empty if something is."""
+    if compression != "none":
+        what = f"comm.compression = {compression}"
+    elif sync_every > 1:
+        what = f"comm.sync_every = {sync_every}"
+    else:
+        return ""
+    return (
+        f"Nothing is predicted: the study has {what}, and the model knows of whole gradients only, sent in every step."
+    )

@@ -111,7 +111,7 @@ def find_out(folder: Path) -> Findings:
     except ValueError as error:
         raise UsageError(str(error)) from None
     networks = NETWORKS + (read_networks(Path(study.networks)) if study.networks else ())
-    predictions = predict_study(folder, measurements, networks) if measurements else Predictions()
+    predictions = predict_study(folder, measurements, networks, study.config) if measurements else Predictions()
     series = tuple(summarise(measurements, study.curves()))
     has_matplotlib = drawing.is_available()
     pictures = [*drawing.draw_series(series), *draw_predictions(predictions, series)] if has_matplotlib else []

@@ -20,7 +20,7 @@ from launch.errors import HostError, UsageError
 from launch.outcome import EXIT_FAILURE
 from launch.placement import Plan
 from launch.scaling.child import Children, Interrupted
-from launch.scaling.collectives import tensor_bytes
+from launch.scaling.collectives import num_statistics, tensor_bytes
 from launch.scaling.flags import flags_of_run, real_cores
 from launch.scaling.records import PHASES, Measurement, Point
 from launch.scaling.study import Run, Study
@@ -237,7 +237,7 @@ class Runner:
             recorded = read_run(directory)
         except ValueError as error:
             raise RunFailed(str(error), tail(text)) from None
-        facts["tensor_bytes"] = tensor_bytes(directory)
+        facts["tensor_bytes"], facts["statistics"] = tensor_bytes(directory), num_statistics(directory)
         if not keeps_model:
             (directory / "model.safetensors").unlink()
         shutil.rmtree(directory / "checkpoints", ignore_errors=True)
@@ -254,13 +254,15 @@ class Runner:
     def trace(self, study: Study, threads: int) -> Path:
         """Trace a run on one rank with the batch of one, as `schedule` reads it; its run directory.
 
+        Buckets are sent as they are, in every step, whatever the study does: the trainer refuses anything else.
         Raises what `train` does.
         """
         point = Point(1, threads, study.batch, study.shards)
         arguments = run_arguments(study, point, TRACE_STEPS, max(1, TRACE_STEPS // 4))
         name = f"trace-threads-{threads}"
-        # `schedule` takes the layers' sizes from the model.
-        self.train(name, 1, threads, [*arguments, "--output.trace", "true", "--comm.reducer", "bucketed"], True)
+        traced = ["--output.trace", "true", "--comm.reducer", "bucketed"]
+        traced += ["--comm.compression", "none", "--comm.sync_every", "1"]
+        self.train(name, 1, threads, [*arguments, *traced], keeps_model=True)  # `schedule` reads its layers' sizes
         return self.folder / name
 
 

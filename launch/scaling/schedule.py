@@ -2,6 +2,7 @@
 
 A layer's gradient is ready when its `backward_weight` (of batch normalisation its `backward`) is over; a bucket when
 all layers are ready that it has a part of. One rank sends nothing, so that nothing slows down what is looked at.
+Where a step has several backward passes, these are looked at as one.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from launch.errors import UsageError
 from launch.scaling.collectives import layer_bytes
 
 PASSES = ("backward_weight", "backward")
@@ -39,7 +41,7 @@ class BucketSchedule:
     """Of the run that was traced."""
     buckets: tuple[Bucket, ...]
 
-    def exposed(self, backward_s: float, latencies: Sequence[float], work: Sequence[float], queued: float) -> float:
+    def exposed(self, backward_s: float, latencies: Sequence[float], work: Sequence[float]) -> float:
         """Seconds from the end of the backward pass until the last bucket is summed, one after the other.
 
         A bucket starts when it is ready and the one before is done.
@@ -48,12 +50,10 @@ class BucketSchedule:
             backward_s: of the step that is asked for.
             latencies: seconds of each bucket in which others may be on their way.
             work: those in which it needs the link for itself.
-            queued: the part of its latencies that a bucket pays which has waited for the one before.
         """
         free = 0.0
         for bucket, latency, busy in zip(self.buckets, latencies, work, strict=True):
-            ready = bucket.ready * backward_s
-            free = (free + queued * latency if free > ready else ready + latency) + busy
+            free = max(free, bucket.ready * backward_s) + latency + busy
         return max(0.0, free - backward_s)
 
     def overlapped(self, backward_s: float, alone: Sequence[float], busy: Sequence[float]) -> float:
@@ -87,13 +87,14 @@ def load(path: Path) -> BucketSchedule:
     """Read what `save` wrote.
 
     Raises:
-        ValueError: if it is something else, naming the file.
+        UsageError: if it is something else, naming the file.
     """
     try:
         whole = json.loads(path.read_text(encoding="utf-8"))
-        return BucketSchedule(whole["backward_s"], tuple(Bucket(**each) for each in whole["buckets"]))
+        buckets = tuple(Bucket(int(each["num_bytes"]), float(each["ready"])) for each in whole["buckets"])
+        return BucketSchedule(float(whole["backward_s"]), buckets)
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no schedule of buckets ({error}): delete it") from None
+        raise UsageError(f"{path} is no schedule of buckets ({error}): delete it") from None
 
 
 def at_the_end(buckets: Sequence[int], backward_s: float) -> BucketSchedule:
@@ -135,10 +136,17 @@ def _schedule(events: Sequence[Mapping[str, Any]], layers: Mapping[int, int], bu
 def _of_step(
     events: Sequence[Mapping[str, Any]], layers: Mapping[int, int], buckets: Sequence[int]
 ) -> tuple[float, list[float]]:
-    """Seconds of a step's backward pass, and the part of it after which each bucket is ready."""
-    backward = next(event for event in events if event["name"] == "backward")
+    """Seconds of a step's backward passes, and the part of them after which each bucket is ready.
+
+    With `batch.accumulation` there are several: gradients are whole in the last one.
+    """
+    *others, backward = sorted((event for event in events if event["name"] == "backward"), key=lambda one: one["ts"])
+    earlier = sum(event["dur"] for event in others)
+    whole = earlier + backward["dur"]
     ends: dict[int, dict[str, float]] = {}
     for event in events:
+        if event["ts"] < backward["ts"]:
+            continue
         index, _, rest = event["name"].partition(" ")
         kind = rest.rpartition(" ")[2]
         if index.isdecimal() and kind in PASSES:
@@ -153,5 +161,5 @@ def _of_step(
     for size in buckets:
         end -= size
         layer = max(layer for layer, start in starts.items() if start <= end)
-        fractions.append(min(1.0, max(0.0, (ready[layer] - backward["ts"]) / backward["dur"])))
-    return backward["dur"] * 1e-6, fractions
+        fractions.append(min(1.0, max(0.0, (earlier + ready[layer] - backward["ts"]) / whole)))
+    return whole * 1e-6, fractions

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from launch.errors import UsageError
 from launch.scaling import algorithms, platforms
 from launch.scaling.collectives import read_collectives
 from launch.scaling.networks import NETWORKS, Network
@@ -52,7 +53,8 @@ def analytic_step(
 ) -> float:
     """Exposed communication by the analytic model, in seconds; of a `simulator.Case` without its topology.
 
-    Rounds take their latency and their bytes, whoever else sends; buckets go one after another.
+    Rounds take their latency and their bytes, whoever else sends; buckets go one after another, as the simulator has
+    them, while `StepModel` has all that are ready under way at once.
     """
     costs = [
         [(each.times * latency, each.times * (each.sent / bandwidth + each.added * gamma)) for each in rounds]
@@ -60,7 +62,7 @@ def analytic_step(
     ]
     latencies = [sum(latency for latency, _ in rounds) for rounds in costs]
     work = [sum(work for _, work in rounds) for rounds in costs]
-    return schedule.exposed(schedule.backward_s, latencies, work, queued=1.0)
+    return schedule.exposed(schedule.backward_s, latencies, work)
 
 
 def compare(
@@ -134,9 +136,16 @@ def write_comparison(folder: Path, rows: Sequence[Comparison]) -> None:
 
 
 def read_comparison(folder: Path) -> list[Comparison]:
-    """What `write_comparison` wrote; nothing if it did not."""
+    """What `write_comparison` wrote; nothing if it did not.
+
+    Raises:
+        UsageError: if it is something else.
+    """
     path = folder / RESULTS
-    return [Comparison(**row) for row in json.loads(path.read_text(encoding="utf-8"))] if path.exists() else []
+    try:
+        return [Comparison(**row) for row in json.loads(path.read_text(encoding="utf-8"))] if path.exists() else []
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"{path} is no comparison ({error}): delete it, it will be made again") from None
 
 
 def simulation_section(folder: Path) -> str:
@@ -180,5 +189,6 @@ def _words(rows: Sequence[Comparison]) -> str:
         f"The same buckets as messages between hosts simulated by SimGrid, one rank a host, up to {most}, each with the"
         " batch of one rank (weak scaling), links as stated. Exposed communication differs from the analytic model"
         f" {'; '.join(parts)}. The model knows no switches: where messages must share a link between them, it is too"
-        " optimistic by so much."
+        " optimistic by so much. This checks its rounds and links, with buckets sent one at a time in both columns; the"
+        " predictions above have all buckets that are ready under way at once, which is not simulated."
     )

@@ -26,9 +26,10 @@ from launch.scaling.observations import rung_schedules
 from launch.scaling.schedule import BucketSchedule, at_the_end
 
 RUNGS = ("flat", "bucketed", "node_shared", "sharded", "naive")
-SHARED_UPDATE = {"node_shared", "sharded"}
 IN_TRAINING = (0.25, 4.0)
 """Between what the factor may lie by which communication takes longer in a step than alone."""
+HALVINGS = 25
+"""Of a factor's logarithm, until it is found."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class PointTimes:
     step: float
     phases: Mapping[str, float]
     """By `launch.scaling.records.PHASES`."""
+    reports: float = 1.0
+    """How many times more logical shards report than where collectives were measured."""
 
     @property
     def samples(self) -> float:
@@ -222,41 +225,49 @@ class StepModel:
     in_training: float = 1.0
     """What communication takes in a step in relation to alone, on the hosts of the study."""
     beyond: float = 0.0
-    """What it takes in a step besides, in seconds, wherever it is: buffers that are not in the cache, others' cores."""
+    """What it takes on one node in a step besides, in seconds, taken for that of any other network: buffers that are
+    not in the cache, others' cores. Of a network it would say how slow that one is."""
 
     def rungs(self, place: Place) -> list[str]:
-        """Those that make sense there."""
-        shares = place.ranks > place.nodes
+        """Those that make sense there, without `node_shared` if it could have been measured but was not."""
+        could = self.job is not None and self.job.ranks > self.job.nodes
+        shares = place.ranks > place.nodes and not (could and "node_shared" not in self.corrections)
         return [rung for rung in RUNGS if shares or rung != "node_shared"]
 
-    def communication(self, rung: str, place: Place, backward: float = 0.0) -> tuple[float, float]:
-        """Seconds exposed and hidden, alone (without `in_training`), behind a backward pass of so many seconds."""
+    def communication(
+        self, rung: str, place: Place, backward: float = 0.0, reports: float = 1.0
+    ) -> tuple[float, float]:
+        """Seconds exposed and hidden, alone (without `in_training`), behind a backward pass of so many seconds.
+
+        `reports`: how many times more logical shards report than where the collectives were measured.
+        """
         if place.ranks == 1:
             return 0.0, 0.0
         assert self.job is not None
+        job = replace(self.job, report_bytes=round(self.job.report_bytes * reports))
         constants = self.constants if place.network is None else replace(self.constants, network=place.network)
         factor = self.corrections.get(rung, 1.0) if place.network is None else 1.0
-        schedules = _schedules(self.job, rung, place.ranks, place.nodes)
+        schedules = _schedules(job, rung, place.ranks, place.nodes)
         costs = [constants.cost(each, blocking=rung != "bucketed") for each in schedules]
         alone, busy = [factor * cost.seconds for cost in costs], [factor * cost.busy for cost in costs]
         if rung != "bucketed":
             return alone[0], 0.0
-        late = at_the_end(self.job.buckets, backward)
+        late = at_the_end(job.buckets, backward)
         # On one node nobody but the computing cores could move the bytes: see ddp.comm.reducers.bucketed.
         schedule = self.schedule if self.schedule is not None and place.nodes > 1 else late
         whole, exposed = (
-            each.and_then(self.job.report_bytes).overlapped(backward, alone, busy) for each in (late, schedule)
+            each.and_then(job.report_bytes).overlapped(backward, alone, busy) for each in (late, schedule)
         )
         return exposed, whole - exposed
 
-    def step(self, place: Place, batch: float, rung: str) -> Step:
-        """A step of so many samples over all ranks."""
+    def step(self, place: Place, batch: float, rung: str, reports: float = 1.0) -> Step:
+        """A step of so many samples over all ranks; `reports` as of `communication`."""
         samples = batch / place.ranks
         compute = self.work.compute(samples, place.load)
         backward = self.work.backward * compute
         # What was measured of one network says how its bytes are slowed down, not how another one's are.
         factor, beyond = (self.in_training, 0.0) if place.network is None else (1.0, self.beyond)
-        exposed, hidden = self.communication(rung, place, backward / factor)
+        exposed, hidden = self.communication(rung, place, backward / factor, reports)
         serial = self.work.serial(samples, place.load, updated_part(rung, place.ranks, place.nodes))
         wait = self.work.deviation * waiting_factor(place.ranks) * compute
         comm = self.work.comm_alone + exposed * factor + (beyond if place.ranks > 1 else 0.0)
@@ -293,17 +304,41 @@ def stated_medium(network: Network) -> Medium:
 
 def in_training(model: StepModel, points: Sequence[PointTimes]) -> StepModel:
     """The model, with what communication took in steps in relation to alone; as it is if no point tells."""
-    ratios, differences = [], []
+    exact: list[float] = []
+    bounds: list[float] = []
+    differences: list[float] = []
     for point in points:
         if point.ranks > 1 and point.reducer in RUNGS:
-            place = Place(point.ranks, point.nodes, point.load)
-            exposed, _ = model.communication(point.reducer, place, point.phases["backward"])
             measured = point.phases["comm"] - model.work.comm_alone
-            if measured > 0 and exposed > 0:
-                ratios.append(math.log(measured / exposed))
-                differences.append(measured - exposed)
-    if not ratios:
-        return model
+            (exact if measured > 0 else bounds).append(math.log(_factor(model, point, measured)))
+            if point.nodes == 1:
+                differences.append(measured - _exposed(model, point, 1.0))
+    # A point that communicates no longer than one rank says only that the factor is no larger than its own: it counts
+    # where the others say more.
+    logarithms = exact or [0.0]
+    for bound in sorted(bounds):
+        if bound < fmean(logarithms):
+            logarithms = [*logarithms, bound] if exact else [bound]
+    beyond = max(0.0, median(differences)) if differences else 0.0
+    return replace(model, in_training=math.exp(fmean(logarithms)), beyond=beyond)
+
+
+def _exposed(model: StepModel, point: PointTimes, factor: float) -> float:
+    """Seconds at a point, if communication takes so many times as long as alone."""
+    place = Place(point.ranks, point.nodes, point.load)
+    return factor * model.communication(point.reducer, place, point.phases["backward"] / factor, point.reports)[0]
+
+
+def _factor(model: StepModel, point: PointTimes, measured: float) -> float:
+    """The largest factor, within IN_TRAINING, with which no more is exposed than was measured."""
     least, most = IN_TRAINING
-    factor = min(most, max(least, math.exp(fmean(ratios))))
-    return replace(model, in_training=factor, beyond=max(0.0, median(differences)))
+    if _exposed(model, point, most) <= measured:
+        return most
+    alone = _exposed(model, point, 1.0)
+    guess = max(least, measured / alone) if alone > 0 else most
+    if math.isclose(_exposed(model, point, guess), measured):
+        return guess  # nothing is hidden
+    for _ in range(HALVINGS):
+        middle = math.sqrt(least * most)
+        least, most = (middle, most) if _exposed(model, point, middle) <= max(measured, 0.0) else (least, middle)
+    return least

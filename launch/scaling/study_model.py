@@ -54,18 +54,28 @@ class Layout:
     """Whether all nodes are one machine."""
     threads: int
 
+    def cores(self, nodes: int) -> float:
+        """Of so many nodes."""
+        return self.node_cores * (1 if self.shares_cores or not self.has_nodes else nodes)
+
     def place(self, ranks: int, network: Network | None = None) -> Place:
-        """On the hosts of the study, or on as many like them as are needed, with another network between them."""
+        """On the hosts of the study, or on as many like them as are needed, with another network between them.
+
+        Nodes with more ranks than those that were measured are taken to have a core for each of their threads.
+        """
         if network is None:
             nodes = -(-ranks // self.ranks_per_node) if self.has_nodes else 1
-            cores = self.node_cores * (1 if self.shares_cores or not self.has_nodes else nodes)
-            load = ranks * self.threads / cores
+            load = ranks * self.threads / self.cores(nodes)
             # More ranks than one node was seen with: as if it had more cores.
-            load = load if self.has_nodes else min(ranks, self.ranks_per_node) * self.threads / cores
+            load = load if self.has_nodes else min(ranks, self.ranks_per_node) * self.threads / self.cores(1)
             return Place(ranks, nodes, load)
         inside = network.ranks_per_node or max(1, min(self.ranks_per_node, int(self.node_cores // self.threads)))
-        nodes = -(-ranks // inside)
-        return Place(ranks, nodes, min(ranks, inside) * self.threads / self.node_cores, stated_medium(network))
+        nodes, load = -(-ranks // inside), min(ranks, inside) * self.threads / self.node_cores
+        return Place(ranks, nodes, min(load, 1.0) if self.has_more(network) else load, stated_medium(network))
+
+    def has_more(self, network: Network) -> bool:
+        """Whether its nodes have more ranks than those that were measured have cores for."""
+        return (network.ranks_per_node or 0) * self.threads > self.node_cores
 
 
 @dataclass(frozen=True)
@@ -93,14 +103,19 @@ class StudyData:
         """Those that were measured, ascending."""
         return sorted({point.ranks for point in self.runs})
 
+    def modes(self) -> tuple[str, ...]:
+        """The ways to scale of which there is a point with more ranks than the fewest; strong, if there is none."""
+        fewest, base = self.ranks[0], self.base_batch
+        found = {mode for point in self.runs if point.ranks > fewest for mode in modes_of(point, base)}
+        return tuple(sorted(found)) or ("strong",)
+
     def layout(self) -> Layout:
         """How ranks lay on nodes."""
         runs = [run for point in self.runs for run in self.runs[point]]
         counts = [(len(set(run.hosts)), max(map(run.hosts.count, set(run.hosts))), run.cores) for run in runs]
         counts += [(one.nodes, one.ranks_per_node, 0) for one in self.collectives]
-        alone = [cores for nodes, _, cores in counts if nodes == 1 and cores]
         several = [cores for nodes, _, cores in counts if nodes > 1 and cores]
-        each = max(alone) if alone else max((cores / nodes for nodes, _, cores in counts if cores), default=1.0)
+        each = max((cores / nodes for nodes, _, cores in counts if cores), default=1.0)  # with most ranks, if bound
         return Layout(
             ranks_per_node=max(inside for _, inside, _ in counts),
             has_nodes=any(nodes > 1 for nodes, _, _ in counts),
@@ -119,9 +134,15 @@ class StudyData:
         )
 
     def place_of(self, point: Point) -> Place:
-        """Where a measured point ran."""
-        run = self.runs[point][0]
-        return Place(point.ranks, len(set(run.hosts)), point.ranks * point.threads / max(1, run.cores))
+        """Where a measured point ran.
+
+        Ranks that are bound have cores of their own, and all of these are busy; how many others are on their nodes says
+        how much they share. Where ranks were given fewer cores than threads, it is these that count.
+        """
+        run, layout = self.runs[point][0], self.layout()
+        nodes, threads = len(set(run.hosts)), point.ranks * point.threads
+        cores = layout.cores(nodes) if run.cores >= threads else run.cores
+        return Place(point.ranks, nodes, threads / max(1, cores))
 
     def times(self, pick: Pick = everything) -> dict[Point, PointTimes]:
         """The medians of each point's repeats."""
@@ -135,7 +156,12 @@ class StudyData:
         rungs = [run.reducer for run in runs]
         most = max(rungs, key=rungs.count)
         seconds = {phase: value * scale for phase, value in phases.items()}
-        return PointTimes(point.ranks, place.nodes, point.batch, place.load, most, step, seconds)
+        reports = self.reports(point.batch)
+        return PointTimes(point.ranks, place.nodes, point.batch, place.load, most, step, seconds, reports)
+
+    def reports(self, batch: float) -> float:
+        """How many times more shards than of the study's own batch: weak scaling has as many of each rank."""
+        return batch / self.base_batch
 
 
 def modes_of(point: Point, base: int) -> list[str]:

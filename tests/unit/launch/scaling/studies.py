@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -115,7 +117,7 @@ def _measurement(
     true: StepModel, point: Point, repeat: int, nodes: int, cores: int, noise: Noise, reducer: str
 ) -> Measurement:
     place = Place(point.ranks, nodes, point.ranks * point.threads / (cores * nodes))
-    step = true.step(place, point.batch, reducer)
+    step = true.step(place, point.batch, reducer, point.shards / 8)
     work, samples = true.work, point.batch / point.ranks
     data = work.data_fixed + work.data_per_sample * samples
     phases = {
@@ -141,3 +143,15 @@ def points(ranks: Sequence[int], batch: int, threads: int = 1) -> list[Point]:
     strong = [Point(number, threads, batch, 8) for number in ranks]
     weak = [Point(number, threads, batch * number, 8 * number) for number in ranks if number > 1]
     return [*strong, *weak]
+
+
+def write_collectives(folder: Path, measured: Sequence[Collectives]) -> None:
+    """As a study keeps them."""
+    lines = []
+    for one in measured:
+        line = asdict(one)
+        line["samples"] = [
+            {"what": each.what, "bytes": each.num_bytes, "seconds": each.seconds} for each in one.samples
+        ]
+        lines.append(json.dumps(line) + "\n")
+    (folder / "collectives.jsonl").write_text("".join(lines))

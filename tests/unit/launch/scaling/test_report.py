@@ -156,3 +156,19 @@ def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path: Path) -> None:
     (folder / report.FILES[0]).mkdir()
     with pytest.raises(UsageError, match="cannot write the report"):
         write_report(folder)
+
+
+def test_a_study_with_compressed_gradients_has_a_report_without_predictions(tmp_path: Path) -> None:
+    study = made_study()
+    study.config["comm"]["compression"] = "bf16"
+    folder = made_report(tmp_path, study)
+    assert "Nothing is predicted: the study has comm.compression = bf16" in (folder / "report.md").read_text()
+
+
+def test_collectives_that_cannot_be_read_are_one_line(tmp_path: Path) -> None:
+    study = made_study()
+    folder = write_folder(tmp_path / "study", study, made_runs(study))
+    (folder / "collectives.jsonl").write_text("{\n")
+    with pytest.raises(UsageError, match=r"collectives\.jsonl, line 1 .*remove that line") as caught:
+        write_report(folder)
+    assert "\n" not in str(caught.value)

@@ -6,11 +6,13 @@ import os
 import signal
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ddp.command_line import parse
 from launch.errors import HostError, UsageError
 from launch.scaling import child, runs
 from launch.scaling.child import Children, Interrupted
@@ -252,3 +254,16 @@ def test_exit_codes_and_files_of_a_child(tmp_path: Path) -> None:
         assert children.run(killed, tmp_path / "out", tmp_path / "err") == 137
     assert (tmp_path / "both").read_text() == "o\ne\n"
     assert ((tmp_path / "out").read_text(), (tmp_path / "err").read_text()) == ("o\n", "e\n")
+
+
+@pytest.mark.parametrize("comm", [("--comm.compression", "bf16"), ("--comm.sync_every", "4")])
+def test_a_study_that_sends_less_is_traced_with_its_buckets_as_they_are(
+    comm: tuple[str, str], runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[str] = []
+    monkeypatch.setattr(runner, "train", lambda *of_run, keeps_model: given.extend(of_run[-1]))
+    one = study()
+    runner.trace(replace(one, settings=replace(one.settings, trainer=comm)), 1)
+    # The trainer itself must take them.
+    made = parse(given).config.comm
+    assert (made.reducer, made.compression, made.sync_every) == ("bucketed", "none", 1)

@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
-from launch.scaling.collectives import layer_bytes, tensor_bytes
+from ddp import nn
+from ddp.checkpoint import save_model
+from ddp.comm.reports import ShardReports
+from launch.scaling.collectives import layer_bytes, num_statistics, report_size, tensor_bytes
 from launch.scaling.schedule import Bucket, BucketSchedule, at_the_end, load, read_trace, save
 
 # Layers 0, 2 and 10 of 40, 800 and 80 bytes; backward from 1000 to 2000 us.
@@ -45,6 +48,16 @@ def test_tensors_come_in_the_order_of_the_flat_buffer(tmp_path: Path) -> None:
     assert layer_bytes(tmp_path) == {0: 40, 2: 800, 10: 80}
 
 
+def test_what_the_shards_report(tmp_path: Path) -> None:
+    """As much as the trainer has room for: batch normalisation has a mean and a variance of each feature, and more."""
+    model = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2))
+    save_model(tmp_path / "model.safetensors", model.state_dict())
+    assert num_statistics(tmp_path) == model.num_statistics > 0
+    tensors = len(tensor_bytes(tmp_path))
+    reports = ShardReports(16, tensors, model.num_statistics)
+    assert report_size(16, tensors, num_statistics(tmp_path)) == reports.integers.nbytes
+
+
 def test_tensors_are_known_when_the_model_is_gone(tmp_path: Path) -> None:
     known = tensor_bytes(run(tmp_path))
     (tmp_path / "model.safetensors").unlink()
@@ -61,13 +74,30 @@ def test_a_bucket_is_ready_with_the_first_layer_in_it(tmp_path: Path) -> None:
     assert [bucket.num_bytes for bucket in schedule.buckets] == [60, 120, 700, 40]
 
 
+def test_with_accumulation_gradients_are_whole_in_the_last_of_several_backward_passes(tmp_path: Path) -> None:
+    """Three passes of 1 ms, each with the layers' own: readiness is a part of all three, of the forward passes none."""
+    run(tmp_path)
+    path = tmp_path / "trace-rank00000.json"
+    whole = json.loads(path.read_text())
+    once = [each for each in whole["traceEvents"] if each["ph"] == "X"]
+    again = [{**each, "ts": each["ts"] + later} for later in (0, 2500, 5000) for each in once]
+    path.write_text(json.dumps({**whole, "traceEvents": again}))
+    schedule = read_trace(tmp_path, [60, 120, 700, 40])
+    assert schedule.backward_s == pytest.approx(3e-3)
+    expected = [2.1 / 3, 2.5 / 3, 2.5 / 3, 2.95 / 3]
+    assert [bucket.ready for bucket in schedule.buckets] == pytest.approx(expected)
+
+
 def test_it_is_kept_as_it_was(tmp_path: Path) -> None:
     schedule = read_trace(run(tmp_path), [920])
     save(schedule, tmp_path / "schedule.json")
     assert load(tmp_path / "schedule.json") == schedule
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"backward_s": 1}', '{"backward_s": 1, "buckets": [{"x": 1}]}'])
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", '{"backward_s": "x", "buckets": []}', '{"backward_s": 1}', '{"backward_s": 1, "buckets": [{"x": 1}]}'],
+)
 def test_something_else_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "schedule.json").write_text(text)
     with pytest.raises(ValueError, match="no schedule of buckets"):
@@ -89,22 +119,21 @@ SCHEDULE = BucketSchedule(10.0, (Bucket(1, 0.2), Bucket(1, 0.2), Bucket(1, 0.9))
 
 def test_what_is_hidden_behind_the_backward_pass() -> None:
     """Ready at 2, 2 and 9 s; of 1 s and 2 s: 2 to 5, to 8, 9 to 12."""
-    assert SCHEDULE.exposed(10.0, [1, 1, 1], [2, 2, 2], queued=1.0) == pytest.approx(2.0)
-    assert SCHEDULE.exposed(10.0, [0, 0, 0], [0.1, 0.1, 1.0], queued=1.0) == 0.0
-    # Of 4 s: 2 to 6, to 10, and the last one, which has waited, to 14; or to 9.5, 13 if they need 3.5 s then.
-    assert SCHEDULE.exposed(10.0, [1, 1, 1], [3, 3, 3], queued=1.0) == pytest.approx(4.0)
-    assert SCHEDULE.exposed(10.0, [1, 1, 1], [3, 3, 3], queued=0.5) == pytest.approx(3.0)
+    assert SCHEDULE.exposed(10.0, [1, 1, 1], [2, 2, 2]) == pytest.approx(2.0)
+    assert SCHEDULE.exposed(10.0, [0, 0, 0], [0.1, 0.1, 1.0]) == 0.0
+    # Of 4 s: 2 to 6, to 10, and the last one, which has waited, to 14.
+    assert SCHEDULE.exposed(10.0, [1, 1, 1], [3, 3, 3]) == pytest.approx(4.0)
 
 
 def test_a_longer_backward_pass_hides_more() -> None:
-    exposed = [SCHEDULE.exposed(backward, [1, 1, 1], [3, 3, 3], 1.0) for backward in (0.0, 1.0, 5.0, 10.0, 40.0)]
+    exposed = [SCHEDULE.exposed(backward, [1, 1, 1], [3, 3, 3]) for backward in (0.0, 1.0, 5.0, 10.0, 40.0)]
     assert exposed == sorted(exposed, reverse=True)
     assert exposed[0] == pytest.approx(12.0)  # nothing hides anything
     assert exposed[-1] == pytest.approx(0.0)  # the last one is ready 4 s before the end
 
 
 def test_what_is_ready_at_the_end_is_exposed() -> None:
-    assert at_the_end([1, 1], 10.0).exposed(10.0, [1, 1], [2, 2], queued=0.5) == pytest.approx(5.5)
+    assert at_the_end([1, 1], 10.0).exposed(10.0, [1, 1], [2, 2]) == pytest.approx(6.0)
 
 
 def test_sums_that_are_on_their_way_at_once() -> None:
@@ -120,5 +149,5 @@ def test_sums_that_are_on_their_way_at_once() -> None:
 
 def test_overlap_is_never_worse_than_one_after_the_other() -> None:
     for backward in (0.0, 3.0, 10.0):
-        one_by_one = SCHEDULE.exposed(backward, [1, 1, 1], [3, 3, 3], queued=1.0)
+        one_by_one = SCHEDULE.exposed(backward, [1, 1, 1], [3, 3, 3])
         assert SCHEDULE.overlapped(backward, [4, 4, 4], [3, 3, 3]) <= one_by_one

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from launch.errors import UsageError
 from launch.scaling import platforms, replay, simulate, simulator
 from launch.scaling.networks import Network
 from launch.scaling.schedule import Bucket, BucketSchedule, save
@@ -194,8 +195,16 @@ def test_the_report_has_a_row_for_each_network_algorithm_and_ranks(tmp_path: Pat
     assert simulate.read_comparison(tmp_path) == rows
     text = simulate.simulation_section(tmp_path)
     assert "on a fat tree +1 % to +1 %; on a dragonfly +30 % to +30 %" in text
+    assert "rounds and links, with buckets sent one at a time" in text
     assert "| 1 Gbit/s | halving | 16 | 10 | 10.1 (+1 %) | 13 (+30 %) |" in text
     assert "| 1 Gbit/s | ring | 64 | 0 | 1 | - |" in text
+
+
+@pytest.mark.parametrize("text", ["", "3", '[{"ranks": 2}]'])
+def test_a_file_that_is_no_comparison_is_named(text: str, tmp_path: Path) -> None:
+    (tmp_path / simulate.RESULTS).write_text(text)
+    with pytest.raises(UsageError, match=r"simulation\.json is no comparison.*delete it"):
+        simulate.simulation_section(tmp_path)
 
 
 def test_without_simulation_the_report_has_one_line_only_where_simgrid_is_missing(

@@ -9,6 +9,7 @@ import pytest
 from launch.scaling.networks import NETWORKS, Network
 from launch.scaling.schedule import Bucket, BucketSchedule
 from launch.scaling.step_model import (
+    IN_TRAINING,
     Place,
     PointTimes,
     StepModel,
@@ -129,18 +130,55 @@ def test_buckets_and_one_sum_move_the_same_bytes() -> None:
     assert flat == pytest.approx(bucketed, rel=1e-6)
 
 
-def test_what_communication_takes_in_training() -> None:
-    """Twice as long as alone where it was measured; elsewhere as much longer as there."""
+@pytest.mark.parametrize("rung", ["flat", "bucketed"])
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_what_communication_takes_in_training(rung: str, factor: float) -> None:
+    """Half or twice as long as alone where it was measured; and the model reproduces what it was fitted to."""
     place = Place(4, 4, 0.25)
-    step = MODEL.step(place, 64, "flat")
-    phases = times(4, 64, 0.25).phases | {"comm": 2 * step.comm}
-    found = in_training(MODEL, [PointTimes(4, 4, 64, 0.25, "flat", 1.0, phases)])
-    assert found.in_training == pytest.approx(2.0)
-    assert found.step(place, 64, "flat").comm == pytest.approx(2 * step.comm)
-    assert found.step(network(NETWORKS[2]), 64, "flat").comm == pytest.approx(
-        MODEL.step(network(NETWORKS[2]), 64, "flat").comm + step.comm
-    )
+    true = replace(SCHEDULED, in_training=factor)
+    points = [measured(true, place, batch, rung) for batch in (64, 4096)]
+    found = in_training(SCHEDULED, points)
+    assert found.in_training == pytest.approx(factor)
+    for point in points:
+        assert found.step(place, point.batch, rung).comm == pytest.approx(point.phases["comm"])
+
+
+def measured(true: StepModel, place: Place, batch: int, rung: str) -> PointTimes:
+    """A point that was run on a cluster that is known."""
+    step = true.step(place, batch, rung)
+    backward = true.work.backward * step.compute
+    phases = {**dict.fromkeys(PHASES, 0.0), "backward": backward, "comm": step.comm}
+    return PointTimes(place.ranks, place.nodes, batch, place.load, rung, step.total, phases)
+
+
+def test_a_network_s_misfit_is_not_that_of_another_network_but_one_node_s_is() -> None:
+    for place, rest in ((Place(4, 4, 0.25), 0.0), (Place(4, 1, 1.0), 1.0)):
+        step = MODEL.step(place, 64, "flat")
+        true = replace(MODEL, in_training=2.0)
+        found = in_training(MODEL, [measured(true, place, 64, "flat")])
+        stated = network(NETWORKS[2])
+        expected = MODEL.step(stated, 64, "flat").comm + rest * step.comm
+        assert found.step(stated, 64, "flat").comm == pytest.approx(expected)
     assert in_training(MODEL, [times(1, 64, 0.25)]) == MODEL
+
+
+def test_points_that_hide_all_say_how_long_communication_can_be_at_most() -> None:
+    place = Place(4, 4, 0.25)
+    silent = replace(SCHEDULED, job=replace(job(4, 4), report_bytes=0))
+    shown, hidden = (measured(replace(silent, in_training=2.0), place, each, "bucketed") for each in (64, 1 << 20))
+    assert hidden.phases["comm"] == 0
+    # With twice as much it is hidden, and with four times: it says nothing against 2.
+    assert in_training(silent, [shown, hidden]).in_training == pytest.approx(2.0)
+    assert in_training(silent, [hidden]).in_training == 1.0
+    # Nothing was exposed of what the formula cannot hide: as little as may be, not left out.
+    nothing = replace(shown, reducer="flat", phases={**shown.phases, "comm": 0.0})
+    assert in_training(silent, [nothing]).in_training == pytest.approx(IN_TRAINING[0])
+    both = in_training(silent, [shown, nothing]).in_training
+    assert both == pytest.approx((2.0 * IN_TRAINING[0]) ** 0.5)
+    # Exposed, although alone it would be hidden: that is more than alone.
+    most = measured(replace(silent, in_training=3.0), place, 5200, "bucketed")
+    assert silent.step(place, 5200, "bucketed").comm == 0 < most.phases["comm"]
+    assert in_training(silent, [most]).in_training == pytest.approx(3.0)
 
 
 def test_corrections_belong_to_the_network_that_was_measured() -> None:
@@ -149,3 +187,11 @@ def test_corrections_belong_to_the_network_that_was_measured() -> None:
     assert half.communication("sharded", place)[0] == pytest.approx(MODEL.communication("sharded", place)[0] / 2)
     stated = network(NETWORKS[0])
     assert half.communication("sharded", stated) == MODEL.communication("sharded", stated)
+
+
+@pytest.mark.parametrize("rung", ["flat", "bucketed", "sharded"])
+def test_more_shards_report_more(rung: str) -> None:
+    place = Place(16, 16, 0.5)
+    usual, more = (MODEL.step(place, 64, rung, reports).comm for reports in (1.0, 1000.0))
+    # Of 256 bytes, 1000 times: about twice as many travel, at 8 ns each.
+    assert more - usual == pytest.approx(2 * 256e3 * 15 / 16 * 8e-9, rel=0.5)
