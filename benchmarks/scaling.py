@@ -52,7 +52,7 @@ def table(findings: Findings) -> str:
             ]
             rows.append(cells)
     footnotes = marks.footnotes([row for series in findings.series for row in series.rows])
-    bits = findings.bits.text if findings.bits else ""
+    bits = f"{findings.bits.text[:1].upper()}{findings.bits.text[1:]}." if findings.bits else ""
     machine = machine_facts(findings.measurements[0])
     where = f"{headline(findings)} On {machine['processor']}, {machine['MPI']}. {bits}"
     return "\n\n".join(filter(None, [markdown_table(HEADINGS, rows, left=[0, 7]), footnotes, where]))
