@@ -57,7 +57,7 @@ def balance(predictions: Predictions, network: str, mode: str, threads: int) -> 
             f"{_title(network)}: not up to {last.ranks:,} ranks, where exposed communication is {share:.0%} of"
             " computing."
         )
-    return f"{_title(network)}: at about {where:,} ranks."
+    return f"{_title(network)}: {f'at about {where:,} ranks' if where > 1 else 'with 2 ranks already'}."
 
 
 def crossing(rows: Sequence[Prediction]) -> int | None:

@@ -35,6 +35,7 @@ def test_every_kind_of_command_is_there() -> None:
     assert any(line.startswith("mpirun -n 2 python -m ddp.train") for line in lines)
     assert any(line.startswith("python -m launch run") for line in lines)
     assert any(line.startswith("python -m launch verify") for line in lines)
+    assert any(line.startswith("python -m launch scale") for line in lines)
     assert all(line.startswith(("mpirun ", "python -m ")) for line in lines), (
         "a new kind of command: run it, or list it"
     )
@@ -47,12 +48,16 @@ def test_command_runs(line: str, tmp_path: Path) -> None:
         if not Path("/usr/share/datasets/fashion-mnist").is_dir():
             pytest.skip("needs Debian's package dataset-fashion-mnist")
     command = shlex.split(line)
-    if "ddp.train" in command or "--" in command:  # all that is said, but a few steps only
+    if "scale" in command:  # all that is said, but once, and a few steps only
+        command[command.index("--repeats") + 1] = "1"
+        command[command.index("--") : command.index("--")] = ["--steps", "8", "--output", "study"]
+    elif "ddp.train" in command or "--" in command:
         command += SHORT
     environment = {
         **{name: value for name, value in os.environ.items() if name not in SET_FOR_TESTS},
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
         "PYTHONPATH": str(ROOT),
+        "DDP_SIMGRID_PYTHON": "",  # which would simulate for half a minute
         "OMPI_ALLOW_RUN_AS_ROOT": "1",
         "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
     }
@@ -66,6 +71,9 @@ def test_command_runs(line: str, tmp_path: Path) -> None:
         assert "--optimizer.lr" in done.stdout
     elif "--print-config" in command:
         assert "[optimizer]" in done.stdout
+    elif "scale" in command:
+        assert "trained the same bits" in done.stdout
+        assert (tmp_path / "study" / "report.html").exists()
     elif "verify" in command:
         assert "the same bits at all" in done.stdout
     elif "doctor" in command:

@@ -11,7 +11,7 @@ from statistics import fmean
 import pytest
 
 from launch.scaling import forecast
-from launch.scaling.answers import WANTED, crossing, smallest_batch
+from launch.scaling.answers import WANTED, balance, crossing, smallest_batch
 from launch.scaling.model_section import prediction_tables
 from launch.scaling.networks import NETWORKS, Network
 from launch.scaling.predict import PRESENT, Band, Check, Prediction, Predictions, predict_study
@@ -218,6 +218,18 @@ def test_answers(known: Predictions) -> None:
         batch = smallest_batch(one, network, 4)
         assert batch is not None
         assert f"{name}: {batch:,} at 4 ranks" in answers["Which batch keeps efficiency above 80%?"]
+
+
+def test_two_ranks_may_communicate_longer_than_they_compute(known: Predictions) -> None:
+    slow = replace(
+        known,
+        rows=tuple(
+            replace(row, comm_ms=Band(1e3, 1e3, 1e3) if row.ranks > 1 else Band(0.01, 0.01, 0.01))
+            for row in known.rows
+            if row.network == PRESENT
+        ),
+    )
+    assert balance(slow, PRESENT, "strong", 1) == "On this cluster: with 2 ranks already."
 
 
 def test_the_smallest_batch_is_the_smallest(tmp_path: Path) -> None:
