@@ -31,10 +31,10 @@ train: $(VENV)/installed ## set up, then train the digit recogniser on 2 ranks
 test: lint type test-unit test-system test-mpi test-cluster ## set up, then run every check and test
 
 test-unit: $(VENV)/installed-test ## tests of one process, two at a time
-	$(BIN)/python -m pytest tests/unit tests/architecture tests/benchmarks -n 2
+	$(BIN)/python -m pytest tests/unit tests/architecture tests/benchmarks -n 2 --dist worksteal
 
 test-system: $(VENV)/installed-test ## tests that start whole commands, with their own mpirun, two files at a time
-	$(BIN)/python -m pytest tests/system -n 2 --dist loadfile
+	$(BIN)/python -m pytest tests/system -n 2 --dist loadfile --no-loadscope-reorder
 
 # After `make openmpi`, the table of the reducers under Open MPI too.
 test-mpi: $(VENV)/installed-test ## tests inside mpirun, at 1, 2, 3 and 4 ranks
@@ -45,7 +45,7 @@ test-mpi: $(VENV)/installed-test ## tests inside mpirun, at 1, 2, 3 and 4 ranks
 	done
 
 test-cluster: $(VENV)/installed-test ## tests on hosts made of namespaces: need root, openssh-server, `make openmpi`
-	$(TIMEOUT) 900 $(BIN)/python -m pytest tests/cluster -m 'not alone' -n 2 --dist loadfile
+	$(TIMEOUT) 900 $(BIN)/python -m pytest tests/cluster -m 'not alone' -n 2 --dist worksteal
 	$(TIMEOUT) 300 $(BIN)/python -m pytest tests/cluster -m alone
 
 failures: $(VENV)/installed-test $(OPENMPI)/installed ## try all faults and render docs/failures.md
