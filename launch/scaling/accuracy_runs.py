@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
+import signal
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -22,8 +23,10 @@ from launch.scaling.study import Study
 from launch.scaling.topology import busy_cores
 from launch.wording import count
 
-NON_FINITE, MISTAKE, STOPPED = 3, 2, 75
-"""Exit codes of the trainer; the last is that of a run that was asked to stop."""
+NON_FINITE, MISTAKE = 3, 2
+"""Exit codes of the trainer."""
+STOPPED = (75, 128 + signal.SIGTERM)
+"""Those of a run that was asked to stop: before its last step, and when it was about to end by itself."""
 LIMIT_S = 7 * 86400.0
 """Of a training, unless the user gives one: how long it takes to the target is what is to be found out. One that hangs
 ends nevertheless, by the trainer's own watch over its ranks (comm.timeout_s)."""
@@ -197,7 +200,7 @@ class _Jobs:
         code, facts["command"] = self._run(path, training.ranks, arguments, until=has_reached)
         wall_s = time.monotonic() - began
         result = _read(path, training, started_at, steps_per_epoch, code != NON_FINITE, facts)
-        if code == STOPPED and result.epochs_to(self.wanted.target) is None:
+        if code in STOPPED and result.epochs_to(self.wanted.target) is None:
             raise RunFailed("it was interrupted", tail((path / OUTPUT).read_text(errors="replace")))
         return replace(result, wall_s=wall_s)
 
@@ -216,7 +219,7 @@ class _Jobs:
         if code == MISTAKE:
             mistakes = [line.removeprefix("error: ") for line in text.splitlines() if line.startswith("error: ")]
             raise UsageError(mistakes[0] if mistakes else "the trainer ended with exit code 2")
-        if code not in (0, NON_FINITE, STOPPED):
+        if code not in (0, NON_FINITE, *(STOPPED if until else ())):
             raise RunFailed(f"exit code {code}", tail(text))
         return code, shlex.join(command)
 

@@ -42,6 +42,7 @@ class Trainer:
     def __init__(self, epochs: dict[int, int]) -> None:
         self.epochs, self.names = epochs, list[str]()
         self.codes: dict[str, int] = {}
+        self.stopped = 75
         self.limits_s = set[float]()
         self.samples = SAMPLES
         self.affinity = [[0, 1]]
@@ -82,7 +83,7 @@ class Trainer:
                 accuracy = 0.91 if reached else epoch / 1000
                 write(event="eval", step=step, epoch=epoch, accuracy=accuracy, loss=1 / epoch + self.noise(ranks))
                 if until is not None and until():
-                    return 75
+                    return self.stopped
         return 0
 
 

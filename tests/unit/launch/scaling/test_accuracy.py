@@ -121,6 +121,24 @@ def test_a_training_that_fails_is_said_and_the_others_are_made(tmp_path: Path, t
     assert len(read_results(tmp_path)) == 12 - 2  # the failed one, and the one that would confirm it
 
 
+@pytest.mark.parametrize("code", [75, 143])
+def test_a_training_that_was_about_to_end_when_it_was_asked_to_has_reached_the_target(
+    tmp_path: Path, trainer: Trainer, code: int
+) -> None:
+    trainer.stopped = code
+    assert run(tmp_path, trainer)[0] == []
+    assert len(read_results(tmp_path)) == 12
+
+
+@pytest.mark.parametrize("code", [75, 143])
+def test_a_training_that_others_ended_before_the_target_has_failed(tmp_path: Path, trainer: Trainer, code: int) -> None:
+    name = "accuracy-batch-256-ranks-2-threads-1-seed-7"
+    trainer.codes = {name: code}
+    failed, said = run(tmp_path, trainer)
+    assert [training.name for training in failed] == [name]
+    assert any("interrupted" in line for line in said)
+
+
 def test_what_is_shown_meanwhile(tmp_path: Path, trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = itertools.count(step=10.0)
     monkeypatch.setattr(accuracy_runs, "time", SimpleNamespace(**vars(time) | {"monotonic": lambda: next(seconds)}))
