@@ -37,13 +37,14 @@ from ddp.observe.metrics import MetricsLog
 from ddp.observe.parameter_log import ParameterLog
 from ddp.observe.progress import Progress
 from ddp.observe.timers import PhaseTimers
-from ddp.optim import SGD, learning_rate
+from ddp.optim import SGD
 from ddp.partition import block_partition
 from ddp.recovery import Recovery
 from ddp.reducer_choice import ReducerTrials
 from ddp.run_directory import RunDirectory
 from ddp.shared_update import SharedUpdate
 from ddp.step_log import StepLog
+from ddp.timetable import Timetable
 
 
 class Trainer:
@@ -66,6 +67,7 @@ class Trainer:
         self.config, self.world, self.dataset = config, world, dataset
         self.sampler = Sampler(len(dataset.train), config.batch.size, config.batch.shards, config.seed)
         self._check_batch()
+        self.timetable = Timetable(config, self.sampler.steps_per_epoch)
         sample_shape = dataset.train.sample_shape
         self.model = build_model(config.model, sample_shape, dataset.num_classes, config.seed, config.comm.sums_exactly)
         self.loss = build_loss(config.model)
@@ -137,8 +139,7 @@ class Trainer:
     @property
     def total_steps(self) -> int:
         """SGD steps after which training ends."""
-        steps = self.config.train.epochs * self.steps_per_epoch
-        return min(steps, self.config.train.steps or steps)
+        return self.timetable.total_steps
 
     def warm_up(self) -> None:
         """Compile every kernel, by a step on samples of zeros, and measure the peak; the run's state stays as it is.
@@ -185,18 +186,18 @@ class Trainer:
             self.world.activity.step = self.step + 1
             self.train_step()
             self.parameter_log.write(self.step, self._step_values)
-            if not self._is_synced(self.step):
+            if not self.timetable.is_synced(self.step):
                 continue
-            replicas = self.update.replicas
-            if self._has_come(replicas.every) or self.step == self.total_steps or self._is_checkpoint_due():
-                replicas.check(self.step)
-            if self._has_come(self.config.output.log_every) or self.step == self.total_steps:
+            now = self.step, self.synced_step
+            if self.timetable.is_check_due(self.update.replicas.every, *now):
+                self.update.replicas.check(self.step)
+            if self.timetable.is_log_due(*now):
                 self._log_step()
             with self.timers.excluded():
                 self.agreement.check()
-                if self._is_due(self.config.train.evaluate_every):
+                if self.timetable.is_evaluation_due(self.step):
                     self.evaluate()
-                if self._is_checkpoint_due():
+                if self.timetable.is_checkpoint_due(*now):
                     self.checkpoint()
             self.synced_step = self.step
         self._require_finite(bool(np.isfinite(self.model.parameters).all()), "the result of the last step")
@@ -224,10 +225,10 @@ class Trainer:
         epoch, step_in_epoch = divmod(self.step, self.steps_per_epoch)
         with self.timers.phase("data"):
             indices = self.sampler.global_batch(epoch, step_in_epoch)
-            sweeps, self.lr = self._sweeps(indices), self._learning_rate()
+            sweeps, self.lr = self._sweeps(indices), self.timetable.learning_rate(self.step)
         is_mean = self.config.loss.reduction == "mean"
         if self.local is not None:
-            factor, averages = 1 if is_mean else len(indices), self._is_synced(self.step + 1)
+            factor, averages = 1 if is_mean else len(indices), self.timetable.is_synced(self.step + 1)
             is_finite = self.local.step(sweeps, self.lr, factor, averages, self.timers, self.agreement)
             self.grad_norm = self.local.grad_norm
         elif is_finite := self.gradient.compute(sweeps, self.timers, self.agreement):
@@ -271,7 +272,7 @@ class Trainer:
 
     def _is_evaluated(self) -> bool:
         """Whether no evaluation is owed at the present step."""
-        return not self._is_due(self.config.train.evaluate_every) or self.evaluated_step == self.step
+        return not self.timetable.is_evaluation_due(self.step) or self.evaluated_step == self.step
 
     def _report(self) -> int:
         """What the other ranks are to know of this one, with the next step."""
@@ -305,10 +306,6 @@ class Trainer:
                 f"batch.size = {batch}: {self.dataset.name} has only {samples} training samples; use at most {samples}"
             )
 
-    def _learning_rate(self) -> float:
-        steps = self.config.train.epochs * self.steps_per_epoch
-        return learning_rate(self.config.schedule, self.config.optimizer.lr, self.step, steps, self.steps_per_epoch)
-
     def _require_finite(self, is_finite: bool, what: str) -> None:
         """Stop the run, on all ranks, at the first NaN or infinity, unless it is configured to go on."""
         if not is_finite and self.config.train.on_nonfinite == "stop":
@@ -325,26 +322,10 @@ class Trainer:
             "gradient norm": np.float64(self.grad_norm),
         }
 
-    def _is_due(self, every_epochs: int) -> bool:
-        """Whether an epoch has just ended whose number is a multiple."""
-        epochs, rest = divmod(self.step, self.steps_per_epoch)
-        return every_epochs > 0 and rest == 0 and epochs % every_epochs == 0
-
-    def _is_checkpoint_due(self) -> bool:
-        return self._has_come(self.config.checkpoint.every_steps) or self._is_due(self.config.checkpoint.every_epochs)
-
-    def _is_synced(self, step: int) -> bool:
-        """Whether all ranks have the same parameters after a step: always, but for local SGD between averages."""
-        return step % self.steps_per_epoch % self.config.comm.sync_every == 0 or step == self.total_steps
-
-    def _has_come(self, every_steps: int) -> bool:
-        """Whether a multiple has come since the ranks last had the same parameters."""
-        return every_steps > 0 and self.step // every_steps > self.synced_step // every_steps
-
     def _log_step(self) -> None:
         loss = self.loss_sum / self.batch_samples
         self._require_finite(math.isfinite(loss), f"the loss of step {self.step}")
-        values = {"epoch": self._epoch_of_last_step(), "loss": loss, "lr": self.lr, "grad_norm": self.grad_norm}
+        values = {"epoch": self.timetable.epoch(self.step), "loss": loss, "lr": self.lr, "grad_norm": self.grad_norm}
         self.log.write(self.step, self.samples_done, **values)
         self.recovery.log_written()
         if not self.agreement.with_steps:
@@ -353,7 +334,7 @@ class Trainer:
     def evaluate(self) -> Evaluation:
         """Evaluate the present parameters on the test split, and log the result."""
         result = self.evaluation = self.evaluator.evaluate(self.model, self.loss, self.agreement)
-        self.evaluated_step, epoch = self.step, self._epoch_of_last_step()
+        self.evaluated_step, epoch = self.step, self.timetable.epoch(self.step)
         name, value = result.quality
         self.metrics.write(
             "eval",
@@ -367,9 +348,6 @@ class Trainer:
         self.progress.evaluation(epoch, result.loss, result.text())
         self.parameter_log.write(self.step, lambda: {"test loss": result.loss, f"test {name}": value})
         return result
-
-    def _epoch_of_last_step(self) -> int:
-        return -(-self.step // self.steps_per_epoch)
 
     def _report_profile(self, measured: profile.Profile) -> None:
         rows = measured.rows(self.peak_gflops)

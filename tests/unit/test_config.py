@@ -51,7 +51,8 @@ LOCAL = Config(comm=module.CommConfig(sync_every=7, reducer="flat"))
 
 def documented_fields() -> Iterator[tuple[str, str, str | None]]:
     """Class, field, and the string literal that stands right under the field."""
-    for node in ast.parse(inspect.getsource(module)).body:
+    files = Path(inspect.getfile(module)).parent.glob("*.py")
+    for node in [node for file in files for node in ast.parse(file.read_text()).body]:
         if isinstance(node, ast.ClassDef) and node.name.endswith("Config"):
             for statement, following in zip(node.body, [*node.body[1:], None], strict=True):
                 if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
