@@ -2,8 +2,8 @@
 
 from ddp.config import OptimizerConfig
 from ddp.kernels.types import Addends, Float32, Int64
-from ddp.optim.schedule import learning_rate
 from ddp.optim.sgd import SGD, norm
+from ddp.schedule import learning_rate
 
 __all__ = ["SGD", "build_optimizer", "learning_rate", "norm"]
 
