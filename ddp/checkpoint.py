@@ -213,7 +213,8 @@ def check_same_run(checkpoint: Checkpoint, config: Config, data_checksum: str, p
     Raises:
         CheckpointError: naming every field that differs, and both values.
     """
-    mine, theirs = _flatten(to_dict(config)), _flatten(checkpoint.config)
+    mine = _flatten(to_dict(config))
+    theirs = _flatten(to_dict(Config())) | _flatten(checkpoint.config)  # of before a field was made: as by its default
     # Any schedule but the constant one reaches its end at the last epoch.
     free = FREE_FIELDS | ({"train.epochs"} if config.schedule.name == "constant" else set())
     bound = [name for name in mine if name in BOUND_FIELDS or name.split(".")[0] not in FREE_SECTIONS]

@@ -19,7 +19,7 @@ OPTIONS = """
     --batch.size --batch.shards --batch.accumulation
     --loss.reduction
     --optimizer.name --optimizer.lr --optimizer.momentum --optimizer.nesterov --optimizer.weight_decay
-    --optimizer.clip_norm
+    --optimizer.dampening --optimizer.trust_coefficient --optimizer.decay_norm_and_bias --optimizer.clip_norm
     --schedule.name --schedule.warmup_epochs
     --train.epochs --train.steps --train.evaluate_every --train.on_nonfinite
     --comm.exact --comm.reducer --comm.bucket_mb --comm.compression --comm.sync_every --comm.check_every
