@@ -215,8 +215,7 @@ def check_same_run(checkpoint: Checkpoint, config: Config, data_checksum: str, p
     """
     mine = _flatten(to_dict(config))
     theirs = _flatten(to_dict(Config())) | _flatten(checkpoint.config)  # of before a field was made: as by its default
-    # Any schedule but the constant one reaches its end at the last epoch.
-    free = FREE_FIELDS | ({"train.epochs"} if config.schedule.name == "constant" else set())
+    free = FREE_FIELDS | (set() if config.schedule.ends_with_training else {"train.epochs"})
     bound = [name for name in mine if name in BOUND_FIELDS or name.split(".")[0] not in FREE_SECTIONS]
     differing = [name for name in bound if name not in free and theirs.get(name) != mine[name]]
     if differing:

@@ -16,6 +16,7 @@ import tomli_w
 from jsonargparse import ArgumentParser, set_parsing_settings
 
 from ddp.config import Config, ConfigError, to_dict
+from ddp.schedule import describe
 
 PROGRAM = "python -m ddp.train"
 
@@ -56,8 +57,8 @@ def parse(arguments: Sequence[str]) -> Invocation:
 
 
 def dump_toml(config: Config) -> str:
-    """The configuration as TOML that `--config` reads back to the same configuration."""
-    return tomli_w.dumps(to_dict(config))
+    """The configuration as TOML that `--config` reads back to the same; and its learning rates, as a comment."""
+    return f"{tomli_w.dumps(to_dict(config))}\n# {describe(config)}\n"
 
 
 def _parser() -> ArgumentParser:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ddp.config import Config
-from ddp.optim import learning_rate
+from ddp.schedule import full_learning_rate, learning_rate
 
 
 class Timetable:
@@ -17,6 +17,7 @@ class Timetable:
     def __init__(self, config: Config, steps_per_epoch: int) -> None:
         """Take the configuration, and the length of an epoch."""
         self.config, self.steps_per_epoch = config, steps_per_epoch
+        self._full_rate = full_learning_rate(config)
         self._steps_of_all_epochs = config.train.epochs * steps_per_epoch
         self.total_steps = min(self._steps_of_all_epochs, config.train.steps or self._steps_of_all_epochs)
 
@@ -26,8 +27,8 @@ class Timetable:
 
     def learning_rate(self, step: int) -> float:
         """That of a step, counted from 0; a run that `train.steps` ends early has the rates of the whole one."""
-        schedule, lr = self.config.schedule, self.config.optimizer.lr
-        return learning_rate(schedule, lr, step, self._steps_of_all_epochs, self.steps_per_epoch)
+        epochs = self._steps_of_all_epochs, self.steps_per_epoch
+        return learning_rate(self.config.schedule, self._full_rate, step, *epochs)
 
     def is_synced(self, step: int) -> bool:
         """Whether all ranks have the same parameters after a step: always, but for local SGD between averages."""

@@ -15,8 +15,9 @@ from ddp.config.checks import LARGEST, ConfigError, require
 from ddp.config.comm import CommConfig
 from ddp.config.data import DataConfig
 from ddp.config.model import ModelConfig
-from ddp.config.optimizer import OptimizerConfig, ScheduleConfig
+from ddp.config.optimizer import OptimizerConfig
 from ddp.config.output import CheckpointConfig, OutputConfig
+from ddp.config.schedule import ScheduleConfig
 from ddp.config.training import BatchConfig, LossConfig, TrainConfig
 
 __all__ = [
@@ -65,6 +66,9 @@ class Config:
         fix = f"does not fit model.name = {self.model.name}; use polynomial for both or for neither"
         matching = (self.model.name in regression) == (self.data.name in regression)
         require(matching, "data.name", self.data.name, fix)
+        base = self.schedule.base_batch
+        fix = "a loss that is summed over the batch scales the step by itself; use 0, or loss.reduction = mean"
+        require(not base or self.loss.reduction == "mean", "schedule.base_batch", base, fix)
 
 
 def to_dict(config: Config) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The sections `optimizer` and `schedule`: how a step changes the parameters."""
+"""The section `optimizer`: how a step changes the parameters."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from ddp.config.checks import LARGEST, require
+from ddp.config.checks import require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,17 +51,3 @@ class OptimizerConfig:
     def decays_all(self) -> bool:
         """Whether weight decay is of all parameters; else of weights alone."""
         return self.decay_norm_and_bias and self.name != "lars"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScheduleConfig:
-    """How the learning rate changes."""
-
-    name: Literal["constant", "cosine"] = "constant"
-    """constant: optimizer.lr throughout; cosine: from optimizer.lr to 0 at the last step, along half a cosine."""
-    warmup_epochs: float = 0.0
-    """Epochs over which the learning rate first rises linearly to its full value."""
-
-    def __post_init__(self) -> None:
-        fix = f"use 0 to {LARGEST}"
-        require(0 <= self.warmup_epochs <= LARGEST, "schedule.warmup_epochs", self.warmup_epochs, fix)

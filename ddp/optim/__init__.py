@@ -5,8 +5,8 @@ import numpy as np
 from ddp.config import OptimizerConfig
 from ddp.kernels.types import Addends, Float32, Int64
 from ddp.optim.optimizer import Mask, Optimizer, norm, tensor_norms
-from ddp.optim.schedule import learning_rate
 from ddp.optim.sgd import SGD
+from ddp.schedule import learning_rate
 
 __all__ = ["SGD", "Optimizer", "build_optimizer", "learning_rate", "norm", "tensor_norms"]
 

@@ -2,8 +2,9 @@
 
 Scaling that loses accuracy is no scaling: more ranks want a larger batch, and from some size on that wants more epochs.
 The learning rate follows the batch by the linear rule with warm-up (P. Goyal et al., "Accurate, Large Minibatch SGD:
-Training ImageNet in 1 Hour", 2017). With exact sums the ranks change nothing in what is learned, so the epochs are
-found on the most ranks, and one training of each batch is repeated on the others, to confirm that and to be timed.
+Training ImageNet in 1 Hour", 2017), or by the square root if `schedule.batch_scaling` says so. With exact sums the
+ranks change nothing in what is learned, so the epochs are found on the most ranks, and one training of each batch is
+repeated on the others, to confirm that and to be timed.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from launch.wording import count
 RESULTS, SETTINGS = "accuracy.jsonl", "accuracy.json"
 WARMUP_SHARE = 5 / 90
 """Of the configured epochs, for a batch above the configured one: Goyal et al. took 5 of 90."""
+LINEAR, SQUARE_ROOT = 1.0, 0.5
+RULES = {LINEAR: "linear", SQUARE_ROOT: "square-root"}
+"""The rules of the learning rate, by the power of the batch."""
 LOG_EVERY = 5
 """Steps of a `step` record."""
 
@@ -63,12 +67,17 @@ class Training:
     threads: int
     seed: int
     lr: float
+    """The full one, scaled with the batch."""
     warmup_epochs: float
     shards: int
     epochs: int
     """After which it ends at the latest."""
     schedule_epochs: int
     """Over which the schedule of the learning rate goes: as configured."""
+    base_batch: int = 0
+    """That the configured learning rate is for; 0: it is for any."""
+    power: float = LINEAR
+    """Of the batch to which the learning rate is proportional."""
 
     @property
     def words(self) -> str:
@@ -85,7 +94,7 @@ class Training:
         values = {
             "batch.size": self.batch,
             "batch.shards": self.shards,
-            "optimizer.lr": self.lr,
+            "schedule.base_batch": self.base_batch,
             "schedule.warmup_epochs": self.warmup_epochs,
             "seed": self.seed,
             "train.epochs": self.schedule_epochs,
@@ -119,6 +128,8 @@ class Result:
     `others_busy_cores`."""
     wall_s: float = 0.0
     """Of the whole run; 0: not recorded."""
+    rates: tuple[tuple[float, float], ...] = ()
+    """Epochs done and the learning rate of some steps, for a plot."""
 
     @property
     def measurement(self) -> Measurement:
@@ -198,17 +209,30 @@ def fitting(wanted: Wanted, samples: int, data: str, are_given: bool) -> Wanted:
     return replace(wanted, batches=fit)
 
 
+def base_batch(config: Mapping[str, Any]) -> int:
+    """That the configured learning rate is for; 0: any, as a loss that is summed over the batch scales the step."""
+    if config["loss"]["reduction"] != "mean":
+        return 0
+    return int(config["schedule"]["base_batch"]) or int(config["batch"]["size"])
+
+
+def scaling_power(config: Mapping[str, Any]) -> float:
+    """Of the batch to which the learning rate is proportional."""
+    return LINEAR if config["schedule"]["batch_scaling"] == "linear" else SQUARE_ROOT
+
+
 def learning_rate(batch: int, config: Mapping[str, Any]) -> float:
-    """By the linear rule from the configured batch; a loss that is summed over the batch follows it by itself."""
-    factor = batch / int(config["batch"]["size"]) if config["loss"]["reduction"] == "mean" else 1.0
-    return float(config["optimizer"]["lr"]) * factor
+    """What the trainer makes of the configured one for a batch."""
+    base = base_batch(config)
+    return float(config["optimizer"]["lr"]) * ((batch / base) ** scaling_power(config) if base else 1.0)
 
 
 def warmup_epochs(batch: int, config: Mapping[str, Any]) -> float:
-    """As configured; for a batch above the configured one at least WARMUP_SHARE of all epochs."""
+    """As configured; for a batch above the configured one at least WARMUP_SHARE of all epochs, but of one-cycle."""
     configured = float(config["schedule"]["warmup_epochs"])
     share = round(WARMUP_SHARE * int(config["train"]["epochs"]), 2)
-    return max(configured, share) if batch > int(config["batch"]["size"]) else configured
+    rises_itself = config["schedule"]["name"] == "one_cycle"
+    return max(configured, share) if batch > int(config["batch"]["size"]) and not rises_itself else configured
 
 
 def finding(wanted: Wanted, config: Mapping[str, Any]) -> list[Training]:
@@ -225,6 +249,8 @@ def finding(wanted: Wanted, config: Mapping[str, Any]) -> list[Training]:
             shards=shards(batch, ranks, config),
             epochs=epochs,
             schedule_epochs=epochs,
+            base_batch=base_batch(config),
+            power=scaling_power(config),
         )
         for repeat in range(wanted.repeats)
         for batch in wanted.batches
@@ -287,9 +313,10 @@ def read_results(folder: Path) -> list[Result]:
 
 def _result(values: Mapping[str, Any]) -> Result:
     """Of a line; whatever is wrong with it raises here, not where it is used."""
-    lists = {name: tuple(values[name]) for name in ("accuracies", "losses")}
+    lists: dict[str, Any] = {name: tuple(values[name]) for name in ("accuracies", "losses")}
+    lists["rates"] = tuple((epochs, rate) for epochs, rate in values.get("rates", ()))
     result = Result(**{**values, **lists, "training": Training(**values["training"])})
-    known = [loss for loss in result.losses if loss is not None]
+    known = [loss for loss in result.losses if loss is not None] + [number for pair in result.rates for number in pair]
     for number in (*asdict(result.training).values(), *result.accuracies, *known, result.step_ms, result.wall_s):
         if isinstance(number, bool) or not isinstance(number, int | float):
             raise TypeError(f"{number!r} is no number")

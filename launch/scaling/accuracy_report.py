@@ -11,7 +11,7 @@ from pathlib import Path
 from string import ascii_lowercase
 from typing import Any
 
-from launch.scaling.accuracy import Result, Wanted, read_results, read_wanted
+from launch.scaling.accuracy import RULES, Result, Wanted, read_results, read_wanted
 from launch.scaling.closing import aligned
 from launch.scaling.flags import MEANING, Flag, flags_of_point
 from launch.scaling.records import Measurement
@@ -23,7 +23,7 @@ COLUMNS = (
 )
 """Of `accuracy.csv`."""
 RULE_FACTOR = 1.25
-"""The linear rule holds as long as a batch takes at most so many times the epochs of the reference, or one more."""
+"""A rule holds as long as a batch takes at most so many times the epochs of the reference, or one more."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,11 @@ class Batch:
         if 2 * missing >= len(self.results):
             return None
         return float(statistics.median([*self.reached, *[float("inf")] * missing]))
+
+    @property
+    def rule(self) -> str:
+        """How the learning rate follows the batch."""
+        return f"{RULES.get(self.results[0].training.power, 'configured')} rule"
 
     @property
     def best(self) -> float:
@@ -268,12 +273,12 @@ def _rule(batches: Sequence[Batch], wanted: Wanted) -> str:
     broken = [batch for batch in larger if not batch.keeps_rule(reference)]
     base = f"batch {reference.batch}, which needs {_epochs(reference.epochs)}"
     if not broken:
-        return f"The linear rule holds up to batch {larger[-1].batch}, the largest tried, against {base}."
+        return f"The {reference.rule} holds up to batch {larger[-1].batch}, the largest tried, against {base}."
     first = broken[0]
     needs = f"does not reach {wanted.target:.1%}" if first.epochs is None else f"needs {_number(first.epochs)}"
     before = [batch.batch for batch in kept if batch.batch < first.batch]
     holds = f"holds up to batch {before[-1]}" if before else f"does not hold above batch {reference.batch}"
-    return f"The linear rule {holds} and **breaks at batch {first.batch}**: it {needs}, against {base}."
+    return f"The {reference.rule} {holds} and **breaks at batch {first.batch}**: it {needs}, against {base}."
 
 
 def _ranks(places: Sequence[Place], wanted: Wanted) -> str:
@@ -292,7 +297,7 @@ def _epochs_table(batches: Sequence[Batch], wanted: Wanted) -> list[str]:
     reference = reference_of(batches, wanted)
     rows = [
         "| batch | learning rate | warm-up, epochs | steps an epoch | epochs to the target: median (range) | seeds that"
-        " reached it | best accuracy | linear rule |",
+        f" reached it | best accuracy | {reference.rule} |",
         "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     for batch in batches:

@@ -32,6 +32,8 @@ LIMIT_S = 7 * 86400.0
 ends nevertheless, by the trainer's own watch over its ranks (comm.timeout_s)."""
 Tell = Callable[[Sequence[float]], None]
 """Takes the accuracies of a training so far."""
+RATES = 100
+"""At most so many learning rates are kept of a training."""
 OUTPUT, METRICS = "output.log", "metrics.jsonl"
 
 
@@ -252,4 +254,5 @@ def _read(
         step_ms=sum(number * record["step_ms"] for number, record in counted) / max(1, num_steps),
         is_finite=is_finite,
         provenance=_start(records) | facts,
+        rates=tuple((record["step"] / steps_per_epoch, record["lr"]) for record in steps[:: 1 + len(steps) // RATES]),
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 from launch.errors import UsageError
 from launch.scaling import plots as drawing
+from launch.scaling.accuracy_plots import draw_accuracy
 from launch.scaling.accuracy_report import accuracy_csv, accuracy_json, accuracy_section, machine_runs
 from launch.scaling.faults import Fault, find_faults
 from launch.scaling.flags import Bits, same_bits
@@ -114,7 +115,9 @@ def find_out(folder: Path) -> Findings:
     predictions = predict_study(folder, measurements, networks, study.config) if measurements else Predictions()
     series = tuple(summarise(measurements, study.curves()))
     has_matplotlib = drawing.is_available()
-    pictures = [*drawing.draw_series(series), *draw_predictions(predictions, series)] if has_matplotlib else []
+    pictures: list[Plot] = []
+    if has_matplotlib:
+        pictures = [*drawing.draw_series(series), *draw_predictions(predictions, series), *draw_accuracy(folder)]
     return Findings(
         folder,
         study,
@@ -138,7 +141,7 @@ def render_markdown(findings: Findings) -> str:
         baseline_rule(findings.study, findings.series) if is_measured else "",
     ]
     body = _scaling_sections(findings) if is_measured else []
-    body.append(accuracy_section(findings.folder).strip())
+    body += [accuracy_section(findings.folder).strip(), *_pictures(findings, "accuracy")]
     if is_measured:
         body += ["## How to read this", READING]
     if runs := findings.measurements or machine_runs(findings.folder):

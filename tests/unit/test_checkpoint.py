@@ -350,6 +350,22 @@ def test_a_checkpoint_of_before_a_field_was_made_has_its_default() -> None:
         check_same_run(made, Config(optimizer=OptimizerConfig(dampening=0.5)), "data", Path("a.safetensors"))
 
 
+@pytest.mark.parametrize("name", ["step", "multi_step"])
+def test_the_number_of_epochs_is_free_where_the_schedule_counts_them_from_the_first(name: Any) -> None:
+    config = Config(schedule=ScheduleConfig(name=name, step_epochs=2, milestones=(1, 2)))
+    same_run(config, dataclasses.replace(config, train=TrainConfig(epochs=30)))
+
+
+def test_a_field_that_a_checkpoint_does_not_know_had_its_default() -> None:
+    config = to_dict(Config())
+    del config["schedule"]["gamma"], config["schedule"]["base_batch"]
+    earlier = Checkpoint(0, config, "data", {}, {})
+    check_same_run(earlier, Config(), "data", Path("a.safetensors"))
+    scaled = Config(schedule=ScheduleConfig(base_batch=32))
+    with pytest.raises(CheckpointError, match=r"schedule\.base_batch = 32: checkpoint .* was made with 0"):
+        check_same_run(earlier, scaled, "data", Path("a.safetensors"))
+
+
 def test_the_free_sections_are_these() -> None:
     assert set(FREE) == FREE_SECTIONS
 

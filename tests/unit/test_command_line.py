@@ -20,7 +20,9 @@ OPTIONS = """
     --loss.reduction
     --optimizer.name --optimizer.lr --optimizer.momentum --optimizer.nesterov --optimizer.weight_decay
     --optimizer.dampening --optimizer.trust_coefficient --optimizer.decay_norm_and_bias --optimizer.clip_norm
-    --schedule.name --schedule.warmup_epochs
+    --schedule.name --schedule.warmup_epochs --schedule.start_factor --schedule.final_factor --schedule.step_epochs
+    --schedule.milestones --schedule.gamma --schedule.power --schedule.pct_start --schedule.base_batch
+    --schedule.batch_scaling
     --train.epochs --train.steps --train.evaluate_every --train.on_nonfinite
     --comm.exact --comm.reducer --comm.bucket_mb --comm.compression --comm.sync_every --comm.check_every
     --comm.timeout_s

@@ -48,13 +48,24 @@ CHANGED = Config(
         decay_norm_and_bias=False,
         clip_norm=2.5,
     ),
-    schedule=ScheduleConfig(name="cosine", warmup_epochs=0.1),
+    schedule=ScheduleConfig(
+        name="multi_step",
+        warmup_epochs=0.1,
+        start_factor=0.25,
+        final_factor=1e-3,
+        step_epochs=2.5,
+        milestones=(0.5, 3.0),
+        gamma=1 / 3,
+        power=2.0,
+        pct_start=0.4,
+    ),
     train=TrainConfig(epochs=0, steps=12, evaluate_every=0, on_nonfinite="skip"),
     comm=module.CommConfig(exact=False, reducer="naive", bucket_mb=0.25, check_every=7, timeout_s=1.5),
     checkpoint=CheckpointConfig(every_steps=4, every_epochs=0, keep=0, grace_s=2.5),
     output=OutputConfig(dir="elsewhere/", name="a-b.c", log_every=1, profile=True, trace=True),
 )
 COMPRESSED = Config(comm=module.CommConfig(compression="fp16"))
+SCALED = Config(schedule=ScheduleConfig(base_batch=32, batch_scaling="sqrt"))
 LOCAL = Config(comm=module.CommConfig(sync_every=7, reducer="flat"))
 
 
@@ -86,6 +97,7 @@ def test_every_field_is_documented() -> None:
 SECTIONS = ["model", "data", "batch", "loss", "optimizer", "schedule", "train", "comm", "checkpoint", "output"]
 
 
+RISING = "give rising epochs, above 0 and at most 1000000000"
 RANGES = [
     (ModelConfig, {"degree": -1}, "model.degree = -1: use 0 to 1000"),
     (ModelConfig, {"hidden": (5, 0)}, "model.hidden = [5, 0]: every width must be 1 to 1000000000"),
@@ -128,6 +140,34 @@ RANGES = [
     ),
     (ScheduleConfig, {"warmup_epochs": -1.0}, "schedule.warmup_epochs = -1.0: use 0 to 1000000000"),
     (ScheduleConfig, {"warmup_epochs": math.inf}, "schedule.warmup_epochs = inf: use 0 to 1000000000"),
+    (ScheduleConfig, {"start_factor": 1.5}, "schedule.start_factor = 1.5: use a share of the full rate, 0 to 1"),
+    (ScheduleConfig, {"final_factor": -0.1}, "schedule.final_factor = -0.1: use a share of the full rate, 0 to 1"),
+    (ScheduleConfig, {"step_epochs": math.nan}, "schedule.step_epochs = nan: use 0 to 1000000000"),
+    (ScheduleConfig, {"name": "step"}, "schedule.name = step: step needs schedule.step_epochs above 0"),
+    (
+        ScheduleConfig,
+        {"name": "multi_step"},
+        "schedule.name = multi_step: multi_step needs schedule.milestones, such as [3, 6]",
+    ),
+    *(
+        (ScheduleConfig, {"milestones": epochs}, f"schedule.milestones = {list(epochs)}: {RISING}")
+        for epochs in [(3.0, 2.0), (2.0, 2.0), (0.0,), (1.0, math.inf), (math.nan,)]
+    ),
+    (ScheduleConfig, {"gamma": 0.0}, "schedule.gamma = 0.0: use a factor above 0, at most 1"),
+    (ScheduleConfig, {"power": 0.0}, "schedule.power = 0.0: use a finite number above 0"),
+    (ScheduleConfig, {"pct_start": 1.0}, "schedule.pct_start = 1.0: use a share between 0 and 1"),
+    (
+        ScheduleConfig,
+        {"name": "one_cycle", "warmup_epochs": 1.0},
+        "schedule.warmup_epochs = 1.0: one_cycle rises by itself; use 0, and schedule.pct_start for how long",
+    ),
+    (ScheduleConfig, {"base_batch": -1}, "schedule.base_batch = -1: use 0 to 1000000000"),
+    (
+        Config,
+        {"schedule": ScheduleConfig(base_batch=64), "loss": module.LossConfig(reduction="sum")},
+        "schedule.base_batch = 64: a loss that is summed over the batch scales the step by itself; use 0, or"
+        " loss.reduction = mean",
+    ),
     (TrainConfig, {"epochs": -1}, "train.epochs = -1: use 0 or more"),
     (TrainConfig, {"steps": -1}, "train.steps = -1: use 0 or more"),
     (TrainConfig, {"evaluate_every": -1}, "train.evaluate_every = -1: use 0 or more"),
@@ -207,7 +247,9 @@ def test_to_dict_keeps_order_and_makes_lists() -> None:
 
 
 @pytest.mark.parametrize(
-    "config", [Config(), CHANGED, COMPRESSED, LOCAL], ids=["default", "all-changed", "compressed", "local"]
+    "config",
+    [Config(), CHANGED, COMPRESSED, LOCAL, SCALED],
+    ids=["default", "all-changed", "compressed", "local", "scaled"],
 )
 def test_toml_reads_back_to_the_same_configuration(config: Config, tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
@@ -220,6 +262,7 @@ def test_the_changed_configuration_differs_in_every_field_that_has_a_choice() ->
     only = {("data", "samples"), ("data", "classes")}
     only |= {("optimizer", "dampening")}  # not with nesterov
     only |= {("comm", "compression"), ("comm", "sync_every")}  # which need another reducer
+    only |= {("schedule", "base_batch"), ("schedule", "batch_scaling")}  # which need another reduction
     default, changed = to_dict(Config()), to_dict(CHANGED)
     same = {(s, f) for s in SECTIONS for f in default[s] if default[s][f] == changed[s][f]}
     assert same == only

@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 
-from ddp.config import CheckpointConfig, CommConfig, Config, OutputConfig, ScheduleConfig, TrainConfig
+from ddp.config import (
+    BatchConfig,
+    CheckpointConfig,
+    CommConfig,
+    Config,
+    OptimizerConfig,
+    OutputConfig,
+    ScheduleConfig,
+    TrainConfig,
+)
 from ddp.timetable import Timetable
 
 STEPS_PER_EPOCH = 5
@@ -68,3 +77,15 @@ def test_a_run_that_ends_early_has_the_learning_rates_of_the_whole_one() -> None
     assert rates == sorted(rates, reverse=True)
     assert len(set(rates)) == 20
     assert [short.learning_rate(step) for step in range(6)] == rates[:6]
+
+
+def test_the_rate_is_scaled_with_the_batch_before_the_schedule_begins() -> None:
+    scaled = table(
+        batch=BatchConfig(size=256),
+        optimizer=OptimizerConfig(lr=0.1),
+        schedule=ScheduleConfig(base_batch=64, warmup_epochs=2, start_factor=0.25),
+        train=TrainConfig(epochs=4),
+    )
+    rates = [scaled.learning_rate(step) for step in range(20)]
+    assert rates[:10] == pytest.approx([0.1 + 0.03 * (step + 1) for step in range(10)])
+    assert rates[10:] == [0.4] * 10

@@ -27,7 +27,7 @@ CONFIG: dict[str, Any] = {
     "batch": {"size": 64, "shards": 8},
     "loss": {"reduction": "mean"},
     "optimizer": {"lr": 0.1},
-    "schedule": {"warmup_epochs": 0.0},
+    "schedule": {"name": "constant", "warmup_epochs": 0.0, "base_batch": 0, "batch_scaling": "linear"},
     "train": {"epochs": 18},
 }
 WANTED = Wanted(target=0.9, batches=(64, 256, 1024), configured=64, ranks=(1, 2), threads=1, repeats=3)
@@ -78,7 +78,7 @@ class Trainer:
                 for _ in range(steps_per_epoch):
                     step += 1
                     if step % int(values["--output.log_every"]) == 0:
-                        write(event="step", step=step, step_ms=99.0 if step <= 5 else 8.0 / ranks)
+                        write(event="step", step=step, lr=0.1 / step, step_ms=99.0 if step <= 5 else 8.0 / ranks)
                 reached = epoch >= self.epochs[batch] + seed - CONFIG["seed"]
                 accuracy = 0.91 if reached else epoch / 1000
                 write(event="eval", step=step, epoch=epoch, accuracy=accuracy, loss=1 / epoch + self.noise(ranks))

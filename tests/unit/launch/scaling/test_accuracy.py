@@ -7,9 +7,12 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from ddp.command_line import parse
+from ddp.schedule import full_learning_rate
 from launch.errors import UsageError
 from launch.scaling import accuracy_runs
 from launch.scaling.accuracy import (
@@ -41,12 +44,28 @@ def test_the_learning_rate_follows_the_batch_from_the_configured_one() -> None:
     assert [learning_rate(batch, CONFIG) for batch in (32, 64, 256)] == pytest.approx([0.05, 0.1, 0.4])
     summed = CONFIG | {"loss": {"reduction": "sum"}}
     assert learning_rate(256, summed) == 0.1
+    by_root = scheduled(batch_scaling="sqrt")
+    assert [learning_rate(batch, by_root) for batch in (16, 64, 256)] == pytest.approx([0.05, 0.1, 0.2])
+    assert [learning_rate(batch, scheduled(base_batch=16)) for batch in (16, 64)] == pytest.approx([0.1, 0.4])
+
+
+def scheduled(**values: Any) -> dict[str, Any]:
+    return CONFIG | {"schedule": CONFIG["schedule"] | values}
+
+
+@pytest.mark.parametrize("values", [{}, {"batch_scaling": "sqrt"}, {"base_batch": 16}])
+def test_the_trainer_is_left_to_scale_the_rate_and_comes_to_the_same(values: dict[str, Any]) -> None:
+    for training in finding(WANTED, scheduled(**values)):
+        given = ["--optimizer.lr", "0.1", "--schedule.batch_scaling", values.get("batch_scaling", "linear")]
+        config = parse([*given, *training.arguments(10)]).config
+        assert full_learning_rate(config) == pytest.approx(training.lr)
+        assert config.batch.size == training.batch
 
 
 def test_only_larger_batches_are_warmed_up_more_than_configured() -> None:
     assert [warmup_epochs(batch, CONFIG) for batch in (32, 64, 256)] == [0, 0, 1]
-    configured = CONFIG | {"schedule": {"warmup_epochs": 3.0}}
-    assert [warmup_epochs(batch, configured) for batch in (64, 256)] == [3, 3]
+    assert [warmup_epochs(batch, scheduled(warmup_epochs=3.0)) for batch in (64, 256)] == [3, 3]
+    assert [warmup_epochs(batch, scheduled(name="one_cycle")) for batch in (64, 256)] == [0, 0]
 
 
 def test_the_epochs_are_found_on_the_most_ranks_with_a_seed_a_round() -> None:
