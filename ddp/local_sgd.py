@@ -63,7 +63,7 @@ class LocalSGD:
         self.grad_norm = math.nan
         if is_finite and samples:
             self._samples += samples
-            self.grad_norm = self.update.step(lr, factor / samples, timers)
+            self.grad_norm = self.update.step(sweeps[0].draws.step, lr, factor / samples, timers)
             with timers.phase("update"):
                 self.gradient.accept()
         return self.average(timers, agreement) if averages else True

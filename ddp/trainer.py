@@ -37,7 +37,7 @@ from ddp.observe.metrics import MetricsLog
 from ddp.observe.parameter_log import ParameterLog
 from ddp.observe.progress import Progress
 from ddp.observe.timers import PhaseTimers
-from ddp.optim import SGD
+from ddp.optim import Optimizer
 from ddp.partition import block_partition
 from ddp.recovery import Recovery
 from ddp.reducer_choice import ReducerTrials
@@ -122,7 +122,7 @@ class Trainer:
         return self.recovery.writer
 
     @property
-    def optimizer(self) -> SGD:
+    def optimizer(self) -> Optimizer:
         """Of the part of the parameters that this rank updates."""
         return self.update.optimizer
 
@@ -232,7 +232,7 @@ class Trainer:
             is_finite = self.local.step(sweeps, self.lr, factor, averages, self.timers, self.agreement)
             self.grad_norm = self.local.grad_norm
         elif is_finite := self.gradient.compute(sweeps, self.timers, self.agreement):
-            self.grad_norm = self.update.step(self.lr, 1 / len(indices) if is_mean else 1.0, self.timers)
+            self.grad_norm = self.update.step(self.step, self.lr, 1 / len(indices) if is_mean else 1.0, self.timers)
             with self.timers.phase("update"):
                 self.gradient.accept()
         if not is_finite:

@@ -256,12 +256,13 @@ def sgd_update(
     momentum: float,
     nesterov: bool,
     weight_decay: float,
+    gain: float = 1.0,
 ) -> tuple[Float64, Float64 | None]:
     """Slide "Stochastic Gradient Descent", w = w - eta dL/dw, with torch.optim.SGD's momentum and decay.
 
-    w, g, v: (N,); v None without momentum -> the new w and v.
+    w, g, v: (N,); v None without momentum; gain: 1 - dampening -> the new w and v.
     """
-    g = scale * g + weight_decay * w
+    g = gain * (scale * g + weight_decay * w)
     if v is None:
         return w - lr * g, None
     v = momentum * v + g

@@ -38,7 +38,16 @@ CHANGED = Config(
     data=DataConfig(name="polynomial", root='a "quoted" \\ path', shape=(3, 1, 9), coefficients=(1e-9,), noise=0.0),
     batch=BatchConfig(size=7, shards=3, accumulation=2),
     loss=module.LossConfig(reduction="sum"),
-    optimizer=OptimizerConfig(lr=1e-05, momentum=0.3, nesterov=True, weight_decay=1 / 3, clip_norm=2.5),
+    optimizer=OptimizerConfig(
+        name="lars",
+        lr=1e-05,
+        momentum=0.3,
+        nesterov=True,
+        trust_coefficient=0.1,
+        weight_decay=1 / 3,
+        decay_norm_and_bias=False,
+        clip_norm=2.5,
+    ),
     schedule=ScheduleConfig(
         name="multi_step",
         warmup_epochs=0.1,
@@ -117,6 +126,17 @@ RANGES = [
         OptimizerConfig,
         {"nesterov": True, "momentum": 0.0},
         "optimizer.nesterov = true: needs optimizer.momentum above 0",
+    ),
+    (OptimizerConfig, {"dampening": 1.0}, "optimizer.dampening = 1.0: use a value in [0, 1)"),
+    (
+        OptimizerConfig,
+        {"dampening": 0.5, "nesterov": True},
+        "optimizer.dampening = 0.5: needs optimizer.name = sgd, and no optimizer.nesterov",
+    ),
+    (
+        OptimizerConfig,
+        {"name": "lars", "trust_coefficient": 0.0},
+        "optimizer.trust_coefficient = 0.0: use a finite number above 0",
     ),
     (ScheduleConfig, {"warmup_epochs": -1.0}, "schedule.warmup_epochs = -1.0: use 0 to 1000000000"),
     (ScheduleConfig, {"warmup_epochs": math.inf}, "schedule.warmup_epochs = inf: use 0 to 1000000000"),
@@ -239,7 +259,8 @@ def test_toml_reads_back_to_the_same_configuration(config: Config, tmp_path: Pat
 
 
 def test_the_changed_configuration_differs_in_every_field_that_has_a_choice() -> None:
-    only = {("data", "samples"), ("data", "classes"), ("optimizer", "name")}
+    only = {("data", "samples"), ("data", "classes")}
+    only |= {("optimizer", "dampening")}  # not with nesterov
     only |= {("comm", "compression"), ("comm", "sync_every")}  # which need another reducer
     only |= {("schedule", "base_batch"), ("schedule", "batch_scaling")}  # which need another reduction
     default, changed = to_dict(Config()), to_dict(CHANGED)

@@ -119,7 +119,7 @@ class Reducer:
         raise NotImplementedError
 
     def gather_squares(self, squares: Float64) -> Float64:
-        """Give all ranks the numbers (m,) that each has for the blocks of its part: (M,) those of all blocks."""
+        """Give all ranks the numbers (m,) that each has for the blocks of its part: (M,) those of all; or pairs."""
         return squares
 
     def publish(self, squares: Float64) -> Float64:

@@ -106,13 +106,15 @@ class NodeSharedReducer(Reducer):
         parts = cut_into_parts(blocks, world.smallest_node)
         has_part = node.rank < len(parts)
         self.part = parts[node.rank] if has_part else cut_into_parts(blocks[:0], 1)[0]
-        squares, parameters, state, end = np.cumsum([0, *map(_on_lines, (8 * len(blocks), 4 * count, 4 * count))])
+        sizes = 8 * len(blocks), 16 * len(blocks), 4 * count, 4 * count
+        squares, pairs, parameters, state, end = np.cumsum([0, *map(_on_lines, sizes)])
         with world.collective("memory that the node shares", _on_lines(4 * count)):
             self._gradients = SharedMemory(node, _on_lines(4 * count))
             self._common = SharedMemory(node, int(end) if node.rank == 0 else 0)
             self._across = world.comm.Split(node.rank if has_part else MPI.UNDEFINED, world.rank)
         self._rows = self._gradients.rows(kind)
         self._squares = self._common.array(0, squares, len(blocks), np.float64)
+        self._pairs = self._common.array(0, pairs, 2 * len(blocks), np.float64).reshape(-1, 2)
         self._state = self._common.array(0, state, count, np.float32)
         self.make_state()[:] = 0  # an MPI's memory need not be
         model.use_memory(self._common.array(0, parameters, count, np.float32), self._rows[node.rank, :count])
@@ -151,9 +153,10 @@ class NodeSharedReducer(Reducer):
 
     def gather_squares(self, squares: Float64) -> Float64:
         """Wait until all ranks of the node have written theirs."""
-        self._squares[self.part.rows] = squares
+        everyones = self._squares if squares.ndim == 1 else self._pairs
+        everyones[self.part.rows] = squares
         self._meet("updates of the node's ranks")
-        return self._squares
+        return everyones
 
     def _meet(self, what: str) -> None:
         with self.world.collective(what):

@@ -27,7 +27,7 @@ class ShardedReducer(Reducer):
         self.lengths = [part.size for part in parts]
         self.num_blocks = [part.rows.stop - part.rows.start for part in parts]
         self._sums = cast("GradientSum", np.zeros(self.lengths[world.rank], model.gradient_sums.dtype))
-        self._squares = np.zeros(len(blocks))
+        self._squares, self._pairs = np.zeros(len(blocks)), np.zeros((len(blocks), 2))
 
     @property
     def addends(self) -> Addends:
@@ -41,9 +41,11 @@ class ShardedReducer(Reducer):
 
     def gather_squares(self, squares: Float64) -> Float64:
         """Of all ranks' blocks."""
-        with self.world.collective("squares of all ranks", self._squares.nbytes):
-            self.world.comm.Allgatherv(squares, [self._squares, self.num_blocks])
-        return self._squares
+        everyones = self._squares if squares.ndim == 1 else self._pairs
+        counts = [number * everyones[:1].size for number in self.num_blocks]
+        with self.world.collective("squares of all ranks", everyones.nbytes):
+            self.world.comm.Allgatherv(squares, [everyones, counts])
+        return everyones
 
     def publish(self, squares: Float64) -> Float64:
         """Give all ranks this one's part of the parameters, and its squares."""

@@ -29,6 +29,7 @@ from ddp.kernels import (
     pool,
     powers,
     relu,
+    sgd,
     softmax,
     squared_error,
     update,
@@ -216,12 +217,13 @@ BATCHNORM = [
 OTHERS = [
     (sum_shards, lambda: (f(BATCH), SHARDS, d(4))),
     (
-        update.sgd_update,
+        sgd.sgd_update,
         lambda: (
-            *(f(NUMBERS), f(3, NUMBERS), 1, 0, f(NUMBERS), BLOCKS, SCALE * f(2), SCALE, SCALE, True, SCALE),
+            *(f(NUMBERS), f(3, NUMBERS), 1, 0, f(NUMBERS), BLOCKS, *(SCALE * f(4, 2)), SCALE, True),
             *(d(len(BLOCKS), update.LANES), d(len(BLOCKS))),
         ),
     ),
+    (update.square_blocks, lambda: (f(NUMBERS), BLOCKS, d(len(BLOCKS), update.LANES), d(len(BLOCKS)))),
     (compress.compress, lambda: (f(NUMBERS), f(NUMBERS), BLOCKS, True, words(NUMBERS + len(BLOCKS)))),
     (compress.expand_sum, lambda: (words(3, NUMBERS + len(BLOCKS)), BLOCKS, True, f(NUMBERS))),
     (
