@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ddp.comm.world import World
     from ddp.command_line import Invocation
     from ddp.config import Config
+    from ddp.observe.metrics import Listener
     from ddp.run_directory import RunDirectory
     from ddp.trainer import Trainer
 
@@ -145,7 +146,8 @@ def _open_run(world: World, trainer: Trainer, invocation: Invocation, started: f
     config = trainer.config
     resume_step = trainer.step if invocation.resume else None
     run = world.run_on_root(lambda: create_run_directory(config, resume_step))
-    metrics = MetricsLog(run.metrics if world.is_root else None, started)
+    board = world.run_together(lambda: _tensorboard(config, run, resume_step) if world.is_root else None)
+    metrics = MetricsLog(run.metrics if world.is_root else None, started, board)
     progress = build_progress(world.is_root, trainer.total_steps, environment.terminal_width())
     log = world.run_together(lambda: ParameterLog(environment.parameter_log() if world.is_root else None))
     trainer.use_outputs(metrics, progress, run if world.is_root else None, log)
@@ -157,6 +159,13 @@ def _open_run(world: World, trainer: Trainer, invocation: Invocation, started: f
     for warning in start_warnings(facts, config.batch.shards, config.comm):
         trainer.progress.message(f"warning: {warning}")
     return run
+
+
+def _tensorboard(config: Config, run: RunDirectory, resume_step: int | None) -> Listener | None:
+    """What writes for TensorBoard, if it is configured."""
+    from ddp.observe.tensorboard import TensorBoard
+
+    return TensorBoard(run.path, resume_step) if config.output.tensorboard else None
 
 
 if __name__ == "__main__":

@@ -28,15 +28,18 @@ class Progress:
 
 
 class PlainProgress(Progress):
-    """Plain lines, a progress line at most every few seconds; for files, pipes and batch jobs."""
+    """Plain lines, few of them of progress; for files, pipes and batch jobs."""
 
     INTERVAL_S = 2.0
+    """Between two lines of progress at the least."""
+    MOST_LINES = 20
+    """Of progress in a run, however long."""
 
     def __init__(self, total_steps: int, stream: TextIO) -> None:
         """Take the length of the run, in steps, and where to write."""
         self.total_steps, self.stream = total_steps, stream
         self._first: tuple[float, int] | None = None
-        self._last = 0.0
+        self._last, self._next_step = 0.0, 0.0
 
     def message(self, text: str) -> None:
         """Write one line."""
@@ -48,9 +51,9 @@ class PlainProgress(Progress):
         now = time.perf_counter()
         if self._first is None:
             self._first = (now, step)
-        if now - self._last < self.INTERVAL_S:
+        if now - self._last < self.INTERVAL_S or step < self._next_step:
             return
-        self._last = now
+        self._last, self._next_step = now, step + self.total_steps / self.MOST_LINES
         started, first_step = self._first
         done = step - first_step
         left = f"{(now - started) / done * (self.total_steps - step):6.0f} s left" if done else ""

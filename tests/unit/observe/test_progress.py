@@ -55,6 +55,17 @@ def test_plain_progress_throttles_steps_but_not_messages(clock: Clock) -> None:
     assert stream.getvalue().endswith("a\nb\n")
 
 
+def test_plain_progress_is_quiet_in_a_long_run(clock: Clock) -> None:
+    stream = io.StringIO()
+    progress = PlainProgress(100_000, stream)
+    for step in range(10, 100_001, 10):
+        progress.step(step, 1, 0.5, 100.0)
+        clock.now += 10 * PlainProgress.INTERVAL_S
+    shown = [int(line.split()[3].partition("/")[0]) for line in stream.getvalue().splitlines()]
+    assert len(shown) == PlainProgress.MOST_LINES
+    assert shown[:3] == [10, 5010, 10010]
+
+
 def test_plain_progress_tells_the_time_left_from_the_steps_it_saw(clock: Clock) -> None:
     stream = io.StringIO()
     progress = PlainProgress(110, stream)
