@@ -30,20 +30,26 @@ class TensorBoard:
         """
         try:
             from tensorboardX import SummaryWriter
+            from tensorboardX.proto.summary_pb2 import Summary
         except ImportError:
             raise ValueError(
                 "output.tensorboard = true: needs tensorboardX, which is not installed;"
                 " pip install 'ddp-sgd[tensorboard]'"
             ) from None
         purge_step = None if resume_step is None else resume_step + 1
+        self._summary = Summary
         self._writer = SummaryWriter(str(folder), purge_step=purge_step, flush_secs=FLUSH_S)
 
     def write(self, event: str, fields: Mapping[str, Any]) -> None:
         """Write an event's numbers, but for those that are not finite."""
         if event in ("step", "eval"):
-            for name, value in fields.items():
-                if isinstance(value, int | float) and name not in PLACES:
-                    self._writer.add_scalar(f"{_group(event, name)}/{name}", value, fields["step"])
+            numbers = [
+                self._summary.Value(tag=f"{_group(event, name)}/{name}", simple_value=value)
+                for name, value in fields.items()
+                if isinstance(value, int | float) and name not in PLACES
+            ]
+            # All in one: by `add_scalar`, one by one, they take five times as long.
+            self._writer.file_writer.add_summary(self._summary(value=numbers), fields["step"])
 
     def close(self) -> None:
         """Write what remains."""
