@@ -60,10 +60,12 @@ def _run(session: Session) -> int:
     split = world.run_together(lambda: form.split(read_array(asked.options.input), f"--input {asked.options.input}"))
     predictor = Predictor(model, split, form.num_classes > 0)
     session.compile(predictor.warm_up)
-    session.stop_if_asked("before the prediction")
     # A row is zero but on the rank that computes it, so that bits added as integers are the row itself.
     predictions = np.zeros((len(split), predictor.width), np.float32)
-    predictor.predict(block_partition(len(split), world.size, world.rank), predictions)
+    mine = block_partition(len(split), world.size, world.rank)
+    session.signals.until_signal(lambda: predictor.predict(mine, predictions))
+    session.stop_if_asked("before the end of the prediction")
+    session.watchdog.limit(asked.config.comm.timeout_s)
     world.all_reduce(predictions.view(np.int32), "predictions")
     world.run_on_root(lambda: write_atomically(path, *npy_parts(predictions)))
     if world.is_root:

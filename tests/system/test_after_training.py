@@ -137,6 +137,38 @@ def test_a_run_without_a_model_is_evaluated_at_its_newest_checkpoint(start: Star
     assert finished.code == 2, finished.text
 
 
+INTERRUPTED = """
+import os, signal, sys
+from ddp import {module}
+from ddp.session import Session
+
+compile_kernels = Session.compile
+
+def planted(session, run_kernels):
+    compile_kernels(session, run_kernels)
+    if session.world.rank == 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+Session.compile = planted
+sys.exit({module}.main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [("evaluate", ["--output", "cut.json"]), ("predict", ["--input", "all.npy", "--output", "cut.npy"])],
+)
+def test_a_signal_to_one_rank_ends_all(module: str, arguments: list[str], start: Start, folder: Path) -> None:
+    np.save(folder / "all.npy", digits_test()[0])
+    program = [sys.executable, "-c", INTERRUPTED.format(module=module)]
+    job = start(2, "runs/digits", *arguments, cwd=folder, program=program)
+    finished = job.finish()
+    assert job.remaining() == []
+    assert (finished.code, finished.out) == (75, "")
+    assert finished.err.count("interrupted by a signal before the end of the") == 1
+    assert not list(folder.glob("cut.*"))
+
+
 def damage_model(folder: Path) -> None:
     path = folder / "runs/mine/model.safetensors"
     content = bytearray(path.read_bytes())
