@@ -28,6 +28,7 @@ OPTIONS = """
     --comm.timeout_s
     --checkpoint.every_steps --checkpoint.every_epochs --checkpoint.keep --checkpoint.grace_s
     --output.dir --output.name --output.log_every --output.profile --output.trace
+    --output.tensorboard
 """.split()
 
 
