@@ -19,9 +19,11 @@ import pytest
 from numba.core.runtime import _nrt_python, rtsys
 
 from ddp.kernels import (
+    augment,
     batchnorm,
     compress,
     conv2d,
+    decode,
     dropout,
     flatten,
     linear,
@@ -213,7 +215,18 @@ BATCHNORM = [
         ),
     ),
 ]
+STORED = GENERATOR.integers(0, 256, (13, 3, 9, 17), dtype=np.uint8)
+CHOSEN = (GENERATOR.integers(0, 13, BATCH), GENERATOR.permutation(BATCH))
 OTHERS = [
+    (decode.decode, lambda: (*CHOSEN, STORED, f(3), f(3), f(BATCH, 3, 9, 17))),
+    (
+        augment._augment,
+        lambda: (*CHOSEN, STORED, 100, *WORDS[:3], 2, True, 0.5, f(3), f(3), f(BATCH, 3, 9, 17)),
+    ),
+    (
+        augment._augment,
+        lambda: (*CHOSEN, STORED, 100, *WORDS[:3], 2, True, 0.0, f(3), f(3), f(BATCH, 3, 9, 17)),
+    ),
     (sum_shards, lambda: (f(BATCH), SHARDS, d(4))),
     (
         update.sgd_update,
