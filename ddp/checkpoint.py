@@ -29,7 +29,7 @@ TEMPORARY = ".tmp"
 EXPONENTS = "scales.exponents"
 # What a resumed run may set anew; everything else decides which numbers are computed.
 FREE_SECTIONS = {"threads", "train", "comm", "checkpoint", "output"}
-FREE_FIELDS = {"data.root"}  # the data's checksum counts
+FREE_FIELDS = {"data.root", "data.download"}  # the data's checksum counts
 BOUND_FIELDS = {"comm.exact", "comm.compression", "comm.sync_every"}
 BOUND_FIELDS |= {"train.epochs"}  # but where the schedule does not depend on it
 
@@ -213,7 +213,8 @@ def check_same_run(checkpoint: Checkpoint, config: Config, data_checksum: str, p
     Raises:
         CheckpointError: naming every field that differs, and both values.
     """
-    mine, theirs = _flatten(to_dict(config)), _flatten(checkpoint.config)
+    # A field that is younger than the checkpoint had no effect then, nor has its default.
+    mine, theirs = _flatten(to_dict(config)), _flatten(to_dict(Config())) | _flatten(checkpoint.config)
     # Any schedule but the constant one reaches its end at the last epoch.
     free = FREE_FIELDS | ({"train.epochs"} if config.schedule.name == "constant" else set())
     bound = [name for name in mine if name in BOUND_FIELDS or name.split(".")[0] not in FREE_SECTIONS]

@@ -35,7 +35,16 @@ CHANGED = Config(
     seed=2**64 - 1,
     threads=3,
     model=ModelConfig(name="polynomial", degree=5, hidden=(), bias=True, dropout=False, convolution="direct", depth=16),
-    data=DataConfig(name="polynomial", root='a "quoted" \\ path', shape=(3, 1, 9), coefficients=(1e-9,), noise=0.0),
+    data=DataConfig(
+        name="polynomial",
+        root='a "quoted" \\ path',
+        download=True,
+        shape=(3, 1, 9),
+        coefficients=(1e-9,),
+        noise=0.0,
+        mean=(0.5, 0.25),
+        std=(2.0,),
+    ),
     batch=BatchConfig(size=7, shards=3, accumulation=2),
     loss=module.LossConfig(reduction="sum"),
     optimizer=OptimizerConfig(lr=1e-05, momentum=0.3, nesterov=True, weight_decay=1 / 3, clip_norm=2.5),
@@ -46,6 +55,7 @@ CHANGED = Config(
     output=OutputConfig(dir="elsewhere/", name="a-b.c", log_every=1, profile=True, trace=True),
 )
 COMPRESSED = Config(comm=module.CommConfig(compression="fp16"))
+AUGMENTED = Config(data=DataConfig(crop_padding=1, flip=True, rotation=12.5))
 LOCAL = Config(comm=module.CommConfig(sync_every=7, reducer="flat"))
 
 
@@ -187,7 +197,9 @@ def test_to_dict_keeps_order_and_makes_lists() -> None:
 
 
 @pytest.mark.parametrize(
-    "config", [Config(), CHANGED, COMPRESSED, LOCAL], ids=["default", "all-changed", "compressed", "local"]
+    "config",
+    [Config(), CHANGED, COMPRESSED, LOCAL, AUGMENTED],
+    ids=["default", "all-changed", "compressed", "local", "augmented"],
 )
 def test_toml_reads_back_to_the_same_configuration(config: Config, tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
@@ -199,6 +211,7 @@ def test_toml_reads_back_to_the_same_configuration(config: Config, tmp_path: Pat
 def test_the_changed_configuration_differs_in_every_field_that_has_a_choice() -> None:
     only = {("data", "samples"), ("data", "classes"), ("optimizer", "name")}
     only |= {("comm", "compression"), ("comm", "sync_every")}  # which need another reducer
+    only |= {("data", "crop_padding"), ("data", "flip"), ("data", "rotation")}  # which need images
     default, changed = to_dict(Config()), to_dict(CHANGED)
     same = {(s, f) for s in SECTIONS for f in default[s] if default[s][f] == changed[s][f]}
     assert same == only
