@@ -16,6 +16,7 @@ from ddp.data.mnist import load_mnist
 from ddp.data.npy import load_npy
 from ddp.data.npz import load_npz
 from ddp.data.polynomial import load_polynomial
+from ddp.data.read_ahead import ReadAhead
 from ddp.data.sampler import MicroBatch, Sampler
 from ddp.data.synthetic import load_synthetic
 
@@ -29,6 +30,7 @@ __all__ = [
     "DataError",
     "Dataset",
     "MicroBatch",
+    "ReadAhead",
     "Sampler",
     "Share",
     "Split",
