@@ -128,15 +128,15 @@ class Split:
         # mode="clip" because NumPy's default mode copies `out`; the indices were checked above.
         np.take(self.targets, indices, axis=0, out=targets, mode="clip")
         np.copyto(buffer.samples[:size], indices)
-        images = inputs.reshape(size, *self._image_shape)
         for piece, samples, places in self._choose(size, buffer):
-            stored = self._stored[piece]
             if augmentation is None:
-                decode(samples, places, stored, *self._normalisation, images)
+                flat = self._flat[piece]
+                decode(samples, places, flat, *self._normalisation, inputs.reshape(size, *flat.shape[1:]))
             else:
                 a, first = augmentation, int(self._starts[piece])
                 drawn = (first, a.seed, epoch, a.padding, a.flips, a.rotation)
-                augment(samples, places, stored, *drawn, *self._normalisation, images)
+                images = inputs.reshape(size, *self._image_shape)
+                augment(samples, places, self._stored[piece], *drawn, *self._normalisation, images)
         return inputs, targets
 
     def _choose(self, size: int, buffer: Buffer) -> Iterable[Chosen]:
@@ -155,6 +155,11 @@ class Split:
         """The pieces as kernels take them: read-only plain arrays (n, C, H, W), without a copy."""
         arrays = self.inputs.arrays if isinstance(self.inputs, Pieces) else (self.inputs,)
         return tuple(_read_only(np.asarray(array)).reshape(len(array), *self._image_shape) for array in arrays)
+
+    @cached_property
+    def _flat(self) -> tuple[Array, ...]:
+        """The same as (n, C, H W)."""
+        return tuple(array.reshape(*array.shape[:2], -1) for array in self._stored)
 
     @cached_property
     def _starts(self) -> npt.NDArray[np.int64]:

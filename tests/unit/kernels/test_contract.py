@@ -31,6 +31,7 @@ from ddp.kernels import (
     pool,
     powers,
     relu,
+    shuffle,
     softmax,
     squared_error,
     update,
@@ -218,7 +219,8 @@ BATCHNORM = [
 STORED = GENERATOR.integers(0, 256, (13, 3, 9, 17), dtype=np.uint8)
 CHOSEN = (GENERATOR.integers(0, 13, BATCH), GENERATOR.permutation(BATCH))
 OTHERS = [
-    (decode.decode, lambda: (*CHOSEN, STORED, f(3), f(3), f(BATCH, 3, 9, 17))),
+    (decode.decode, lambda: (*CHOSEN, STORED.reshape(13, 3, 153), f(3), f(3), f(BATCH, 3, 153))),
+    (shuffle._draw_keys, lambda: (*WORDS[:3], np.zeros(NUMBERS, np.uint64))),
     (
         augment._augment,
         lambda: (*CHOSEN, STORED, 100, *WORDS[:3], 2, True, 0.5, f(3), f(3), f(BATCH, 3, 9, 17)),
