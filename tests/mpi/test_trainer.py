@@ -65,6 +65,7 @@ VGG = replace(
     batch=BatchConfig(size=8, shards=5),
     train=TrainConfig(epochs=1),
 )
+AUGMENTED = replace(MLP, data=replace(MLP.data, crop_padding=2, flip=True, rotation=10.0))
 CASES = {
     "mlp": MLP,
     "mlp naive": replace(MLP, comm=CommConfig(reducer="naive")),
@@ -81,6 +82,8 @@ CASES = {
     "mlp sharded": replace(MLP, comm=CommConfig(reducer="sharded")),
     "mnist_cnn sharded": replace(CNN, comm=CommConfig(reducer="sharded")),
     "vgg sharded": replace(VGG, comm=CommConfig(reducer="sharded")),
+    "mlp augmented": AUGMENTED,
+    "mlp augmented, accumulated": replace(AUGMENTED, batch=replace(MLP.batch, accumulation=3)),
     "mlp accumulated": replace(MLP, batch=replace(MLP.batch, accumulation=3)),
     "mnist_cnn accumulated, bucketed": replace(
         CNN, batch=replace(CNN.batch, accumulation=8), comm=CommConfig(reducer="bucketed")

@@ -15,7 +15,8 @@ from ddp.config import Config, ConfigError, to_dict
 OPTIONS = """
     --help --config --print-config --resume --seed --threads
     --model.name --model.degree --model.hidden --model.bias --model.dropout --model.depth --model.convolution
-    --data.name --data.root --data.shape --data.samples --data.classes --data.coefficients --data.noise
+    --data.name --data.root --data.download --data.shape --data.samples --data.classes --data.coefficients --data.noise
+    --data.crop_padding --data.flip --data.rotation --data.mean --data.std
     --batch.size --batch.shards --batch.accumulation
     --loss.reduction
     --optimizer.name --optimizer.lr --optimizer.momentum --optimizer.nesterov --optimizer.weight_decay

@@ -35,7 +35,16 @@ CHANGED = Config(
     seed=2**64 - 1,
     threads=3,
     model=ModelConfig(name="polynomial", degree=5, hidden=(), bias=True, dropout=False, convolution="direct", depth=16),
-    data=DataConfig(name="polynomial", root='a "quoted" \\ path', shape=(3, 1, 9), coefficients=(1e-9,), noise=0.0),
+    data=DataConfig(
+        name="polynomial",
+        root='a "quoted" \\ path',
+        download=True,
+        shape=(3, 1, 9),
+        coefficients=(1e-9,),
+        noise=0.0,
+        mean=(0.5, 0.25),
+        std=(2.0,),
+    ),
     batch=BatchConfig(size=7, shards=3, accumulation=2),
     loss=module.LossConfig(reduction="sum"),
     optimizer=OptimizerConfig(
@@ -66,6 +75,7 @@ CHANGED = Config(
 )
 COMPRESSED = Config(comm=module.CommConfig(compression="fp16"))
 SCALED = Config(schedule=ScheduleConfig(base_batch=32, batch_scaling="sqrt"))
+AUGMENTED = Config(data=DataConfig(crop_padding=1, flip=True, rotation=12.5))
 LOCAL = Config(comm=module.CommConfig(sync_every=7, reducer="flat"))
 
 
@@ -248,8 +258,8 @@ def test_to_dict_keeps_order_and_makes_lists() -> None:
 
 @pytest.mark.parametrize(
     "config",
-    [Config(), CHANGED, COMPRESSED, LOCAL, SCALED],
-    ids=["default", "all-changed", "compressed", "local", "scaled"],
+    [Config(), CHANGED, COMPRESSED, LOCAL, SCALED, AUGMENTED],
+    ids=["default", "all-changed", "compressed", "local", "scaled", "augmented"],
 )
 def test_toml_reads_back_to_the_same_configuration(config: Config, tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
@@ -263,6 +273,7 @@ def test_the_changed_configuration_differs_in_every_field_that_has_a_choice() ->
     only |= {("optimizer", "dampening")}  # not with nesterov
     only |= {("comm", "compression"), ("comm", "sync_every")}  # which need another reducer
     only |= {("schedule", "base_batch"), ("schedule", "batch_scaling")}  # which need another reduction
+    only |= {("data", "crop_padding"), ("data", "flip"), ("data", "rotation")}  # which need images
     default, changed = to_dict(Config()), to_dict(CHANGED)
     same = {(s, f) for s in SECTIONS for f in default[s] if default[s][f] == changed[s][f]}
     assert same == only

@@ -19,9 +19,11 @@ import pytest
 from numba.core.runtime import _nrt_python, rtsys
 
 from ddp.kernels import (
+    augment,
     batchnorm,
     compress,
     conv2d,
+    decode,
     dropout,
     flatten,
     linear,
@@ -30,6 +32,7 @@ from ddp.kernels import (
     powers,
     relu,
     sgd,
+    shuffle,
     softmax,
     squared_error,
     update,
@@ -214,7 +217,19 @@ BATCHNORM = [
         ),
     ),
 ]
+STORED = GENERATOR.integers(0, 256, (13, 3, 9, 17), dtype=np.uint8)
+CHOSEN = (GENERATOR.integers(0, 13, BATCH), GENERATOR.permutation(BATCH))
 OTHERS = [
+    (decode.decode, lambda: (*CHOSEN, STORED.reshape(13, 3, 153), f(3), f(3), f(BATCH, 3, 153))),
+    (shuffle._draw_keys, lambda: (*WORDS[:3], np.zeros(NUMBERS, np.uint64))),
+    (
+        augment._augment,
+        lambda: (*CHOSEN, STORED, 100, *WORDS[:3], 2, True, 0.5, f(3), f(3), f(BATCH, 3, 9, 17)),
+    ),
+    (
+        augment._augment,
+        lambda: (*CHOSEN, STORED, 100, *WORDS[:3], 2, True, 0.0, f(3), f(3), f(BATCH, 3, 9, 17)),
+    ),
     (sum_shards, lambda: (f(BATCH), SHARDS, d(4))),
     (
         sgd.sgd_update,
