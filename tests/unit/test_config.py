@@ -71,7 +71,7 @@ CHANGED = Config(
     train=TrainConfig(epochs=0, steps=12, evaluate_every=0, on_nonfinite="skip"),
     comm=module.CommConfig(exact=False, reducer="naive", bucket_mb=0.25, check_every=7, timeout_s=1.5),
     checkpoint=CheckpointConfig(every_steps=4, every_epochs=0, keep=0, grace_s=2.5),
-    output=OutputConfig(dir="elsewhere/", name="a-b.c", log_every=1, profile=True, trace=True),
+    output=OutputConfig(dir="elsewhere/", name="a-b.c", log_every=1, profile=True, trace=True, tensorboard=True),
 )
 COMPRESSED = Config(comm=module.CommConfig(compression="fp16"))
 SCALED = Config(schedule=ScheduleConfig(base_batch=32, batch_scaling="sqrt"))
