@@ -93,6 +93,17 @@ def test_what_many_ranks_saved_one_resumes_to_the_same_bits(
 
 
 @optimizers
+def test_local_steps_on_one_rank_are_the_same(optimizer: OptimizerConfig, alone: World) -> None:
+    """So the optimizer knows their numbers there too."""
+    config = with_optimizer(optimizer, "flat")
+    plain = build(replace(config, comm=CommConfig(exact=False)), alone)
+    averaged = build(replace(config, comm=CommConfig(sync_every=3)), alone)
+    plain.train()
+    averaged.train()
+    assert averaged.model.parameters.tobytes() == plain.model.parameters.tobytes()
+
+
+@optimizers
 def test_nodes_of_several_ranks_train_as_one(optimizer: OptimizerConfig, nodes: World, alone: World) -> None:
     trainer = build(with_optimizer(optimizer, "node_shared"), nodes)
     trainer.train()
