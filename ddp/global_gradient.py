@@ -18,6 +18,7 @@ from ddp.fixed_point import Verdict, build_scales
 from ddp.kernels.types import Float32, Int64
 from ddp.kernels.update import add_part
 from ddp.nn import Draws, Loss, Sequential
+from ddp.nn.leaf_square import LeafSquare
 from ddp.observe.timers import PhaseTimers
 
 Load = Callable[[npt.NDArray[np.int64]], tuple[Float32, npt.NDArray[Any]]]
@@ -44,6 +45,7 @@ class GlobalGradient:
         reports: what every shard of every rank reports of the last batch.
         scales: of the gradient sums.
         repeats: how often a batch was computed again because its gradients did not fit the scales.
+        measured_shard: of which shard of the next batch the square of the gradient is reported, if any.
     """
 
     reducer: Reducer
@@ -53,6 +55,8 @@ class GlobalGradient:
         self.world, self.model, self.loss, self.load, self.repeats = world, model, loss, load, 0
         self.reports = ShardReports(config.batch.shards, model.scales.size, model.num_statistics)
         self.scales = build_scales(config.comm.sums_exactly, model.scales, config.batch.shards)
+        self.leaf_square = LeafSquare(model) if config.output.noise_scale_every else None
+        self.measured_shard: int | None = None
         has_earlier = config.batch.accumulation > 1
         self._earlier = np.zeros_like(model.gradient_sums) if has_earlier else model.gradient_sums[:0]
 
@@ -117,8 +121,12 @@ class GlobalGradient:
 
     def backward(self, sweep: Sweep) -> None:
         """The sums of the gradients of a sweep's shards, and what the shards report."""
-        self.model.backward(self.loss.backward(), self.scales.leaves(sweep.shards), input_gradient=False)
         rows = sweep.rows
+        if self.leaf_square is not None and self.measured_shard in range(rows.start, rows.stop):
+            number, square = self.measured_shard - rows.start, self.reports.square
+            self.model.on_backward = self.leaf_square.listener(sweep.shards, number, self.scales.inverses, square)
+        self.model.backward(self.loss.backward(), self.scales.leaves(sweep.shards), input_gradient=False)
+        self.model.on_backward = lambda *_: None
         if rows.stop > rows.start:
             self.loss.write_shards(sweep.shards, self.reports.loss[rows])
             self.model.write_statistics(self.reports.statistics[rows])
@@ -139,6 +147,7 @@ class GlobalGradient:
     def warm_up(self, sweep: Sweep, inputs: Float32, targets: npt.NDArray[Any]) -> None:
         """Compile what a step needs."""
         self.forward(sweep, inputs, targets)
+        self.measured_shard = sweep.rows.start
         self.backward(sweep)
         self.reports.clear()
         add_part(self._earlier[:0], False, self.model.gradient_sums[:0])

@@ -32,6 +32,7 @@ from ddp.kernels.types import Float32
 from ddp.local_sgd import LocalSGD
 from ddp.models import build_loss, build_model
 from ddp.nn import Draws
+from ddp.noise_scale import NoiseScale
 from ddp.observe import profile
 from ddp.observe.metrics import MetricsLog
 from ddp.observe.parameter_log import ParameterLog
@@ -94,6 +95,7 @@ class Trainer:
         self.evaluator = Evaluator(world, dataset.test, at_once)
         self.data_checksum = world.once_on_node(dataset.checksum)
         self.recovery = Recovery(config, world, self.update, self.data_checksum)
+        self.noise = NoiseScale(config.output.noise_scale_every, config.batch.shards)
         self.timers = PhaseTimers()
         self.profile: profile.Profile | None = None
         self.micro_batches: dict[int, list[MicroBatch]] = {}  # by the size of the global batch: all or a ragged last
@@ -232,7 +234,7 @@ class Trainer:
             indices = self.sampler.global_batch(epoch, step_in_epoch)
             sweeps, self.lr = self._sweeps(indices), self.timetable.learning_rate(self.step)
             self.read_ahead.begin(self.step + 1)
-        is_mean = self.config.loss.reduction == "mean"
+        is_mean, self.gradient.measured_shard = self.config.loss.reduction == "mean", self.noise.shard(self.step)
         if self.local is not None:
             factor, averages = 1 if is_mean else len(indices), self.timetable.is_synced(self.step + 1)
             is_finite = self.local.step(sweeps, self.lr, factor, averages, self.timers, self.agreement)
@@ -241,6 +243,8 @@ class Trainer:
             self.grad_norm = self.update.step(self.step, self.lr, 1 / len(indices) if is_mean else 1.0, self.timers)
             with self.timers.phase("update"):
                 self.gradient.accept()
+                norm = self.grad_norm * len(indices) if is_mean else self.grad_norm
+                self.noise.add(len(indices), norm, self.gradient.measured_shard, self.gradient.reports.square[0])
         if not is_finite:
             self.grad_norm = math.nan
             which = f"step {self.step + 1}" if self.local is None else f"a step after step {self.synced_step}"
@@ -332,7 +336,8 @@ class Trainer:
         loss = self.loss_sum / self.batch_samples
         self._require_finite(math.isfinite(loss), f"the loss of step {self.step}")
         values = {"epoch": self.timetable.epoch(self.step), "loss": loss, "lr": self.lr, "grad_norm": self.grad_norm}
-        self.log.write(self.step, self.samples_done, **values)
+        noise_scale = {"noise_scale": self.noise.value} if self.noise.every else {}
+        self.log.write(self.step, self.samples_done, **values, **noise_scale)
         self.recovery.log_written()
         if not self.agreement.with_steps:
             self.agreement.now()

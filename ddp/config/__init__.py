@@ -69,6 +69,12 @@ class Config:
         base = self.schedule.base_batch
         fix = "a loss that is summed over the batch scales the step by itself; use 0, or loss.reduction = mean"
         require(not base or self.loss.reduction == "mean", "schedule.base_batch", base, fix)
+        every = self.output.noise_scale_every
+        fix = f"batch.shards = {self.batch.shards} has no noise between shards; use 2 shards or more, or 0"
+        require(not every or self.batch.shards >= 2, "output.noise_scale_every", every, fix)
+        sums = self.comm.sync_every == 1 and self.comm.reducer != "dummy"
+        fix = "needs the gradients of all ranks: comm.sync_every = 1, and a comm.reducer other than dummy; or use 0"
+        require(not every or sums, "output.noise_scale_every", every, fix)
 
 
 def to_dict(config: Config) -> dict[str, Any]:

@@ -39,6 +39,8 @@ class OutputConfig:
     """Name of this run's directory; empty: <model>-<data>-<time>."""
     log_every: int = 10
     """Steps between `step` records in metrics.jsonl."""
+    noise_scale_every: int = 0
+    """Steps between measurements of the gradient noise scale, which `step` records then have; 0: never."""
     profile: bool = False
     """Whether to time every layer, and end with a table of time, operations, bytes and fraction of peak."""
     trace: bool = False
@@ -48,6 +50,7 @@ class OutputConfig:
 
     def __post_init__(self) -> None:
         require(self.log_every >= 1, "output.log_every", self.log_every, "use 1 or more")
+        require(self.noise_scale_every >= 0, "output.noise_scale_every", self.noise_scale_every, "use 0 or more")
         fix = "use a single directory name, printable and without a slash"
         is_name = "/" not in self.name and self.name not in (".", "..") and self.name.isprintable()
         require(is_name, "output.name", repr(self.name), fix)

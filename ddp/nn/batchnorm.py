@@ -119,6 +119,11 @@ class BatchNorm(Layer):
             batchnorm.batchnorm_backward_input(x, dy, *arguments, dx.reshape(rows))
         return dx
 
+    def backward_shard(self, dy: Float32, shards: Int64, number: int) -> None:
+        """Take the gradients of one shard from where `backward` has left them."""
+        for tensor, leaves in (self.weight, self.weight_leaves), (self.bias, self.bias_leaves):
+            sum_leaves(leaves[number : number + 1], *tensor.sum())
+
     def update_statistics(self, rows: Float32) -> None:
         """Move the running statistics by `momentum` towards the average over the step's shards, in their order."""
         c, num_shards = self.num_features, np.count_nonzero(rows[:, -1])

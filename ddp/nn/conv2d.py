@@ -129,6 +129,13 @@ class Conv2d(Layer):
 
     def backward_weight(self, dy: Float32, shards: Int64) -> None:
         """Compute dw and db."""
+        self._sum_leaves(dy, shards)
+
+    def backward_shard(self, dy: Float32, shards: Int64, number: int) -> None:
+        """Compute dw and db of one shard."""
+        self._sum_leaves(dy, shards[number : number + 2])
+
+    def _sum_leaves(self, dy: Float32, shards: Int64) -> None:
         if self.bias:
             conv2d.conv2d_backward_bias(dy, shards, *self.bias.sum())
         if self.patch:

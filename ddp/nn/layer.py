@@ -187,6 +187,15 @@ class Layer:
         """
         raise NotImplementedError
 
+    def backward_shard(self, dy: Float32, shards: Int64, number: int) -> None:
+        """After `backward`: compute the parameters' gradients of one logical shard alone, overwriting them.
+
+        Args:
+            dy: (B, *shape), that of `backward`, as are the shards.
+            shards: (S + 1,) where each logical shard of the batch begins, and the end B.
+            number: of the shard, which has samples.
+        """
+
     def workspace_bytes(self) -> int:
         """Bytes of the arrays that `build` has made: those in memory of their own."""
         arrays = [a for a in vars(self).values() if isinstance(a, np.ndarray) and a.flags.owndata]

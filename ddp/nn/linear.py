@@ -68,6 +68,13 @@ class Linear(Layer):
 
     def backward_weight(self, dy: Float32, shards: Int64) -> None:
         """Compute dW and db."""
+        self._sum_leaves(dy, shards)
+
+    def backward_shard(self, dy: Float32, shards: Int64, number: int) -> None:
+        """Compute dW and db of one shard."""
+        self._sum_leaves(dy, shards[number : number + 2])
+
+    def _sum_leaves(self, dy: Float32, shards: Int64) -> None:
         linear.linear_backward_weight(self.x, dy, shards, *self.weight.sum())
         if self.bias:
             linear.linear_backward_bias(dy, shards, *self.bias.sum())

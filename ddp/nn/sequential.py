@@ -30,6 +30,7 @@ class Sequential:
         scales: (T,) float32, what the gradients of each parameter tensor are multiplied by; 1 unless they are set.
         num_statistics: numbers that each shard of a training step tells all ranks.
         parameter_slices: where each parameter tensor lies in the flat buffers, by state-dict name.
+        on_backward: called in `backward` with each layer's number and the gradient by its output, once it is done.
         on_gradient_ready: called in `backward` with the place of each layer's parameters in the flat buffers, the last
             layer's first, once their gradients are computed.
     """
@@ -65,6 +66,7 @@ class Sequential:
         self._largest = np.zeros((len(specs), MOST_THREADS), np.int64)
         self.num_statistics = sum(layer.num_statistics for layer in layers)
         self.on_gradient_ready: Callable[[slice], None] = lambda _: None
+        self.on_backward: Callable[[int, Float32], None] = lambda *_: None
         self._bind()
         self.initialize(seed)
         self.input_shape: Shape | None = None
@@ -78,11 +80,16 @@ class Sequential:
     def _bind(self) -> None:
         """Give the layers their views of the flat buffers, and a way to say that a gradient is there."""
         for i, layer in enumerate(self.layers):
-            names = {spec.name: f"{i}.{spec.name}" for spec in layer.parameter_specs()}
-            layer.bind({short: self._tensor(name) for short, name in names.items()})
+            names = [f"{i}.{spec.name}" for spec in layer.parameter_specs()]
+            layer.bind(self.tensors(i, self.gradient_sums))
             if names:
-                places = [self.parameter_slices[name] for name in names.values()]
+                places = [self.parameter_slices[name] for name in names]
                 layer.gradient_ready = partial(self._announce, slice(places[0].start, places[-1].stop))
+
+    def tensors(self, index: int, gradient_sums: GradientSum) -> dict[str, Tensor]:
+        """What a layer is bound to: the views of its parameters, by short name, with gradients in such a buffer."""
+        specs = self.layers[index].parameter_specs()
+        return {spec.name: self._tensor(f"{index}.{spec.name}", gradient_sums) for spec in specs}
 
     def _announce(self, where: slice) -> None:
         self.on_gradient_ready(where)
@@ -176,10 +183,13 @@ class Sequential:
         self._largest.fill(0)
         if self.exit is not None:
             dy = self.exit.backward(dy.reshape(len(dy), *self.exit.shape), shards, True)
-        for layer in reversed(self.layers):
-            if layer.is_first and not input_gradient:
-                return layer.backward(dy, shards, False)
-            dy = layer.backward(dy, shards, True)
+        for index, layer in reversed([*enumerate(self.layers)]):
+            is_last = layer.is_first and not input_gradient
+            dx = layer.backward(dy, shards, not is_last)
+            self.on_backward(index, dy)
+            if is_last:
+                return dx
+            dy = dx
         if self.entry is not None:
             dy = self.entry.backward(dy, shards, True)
         return dy.reshape(len(dy), *self.input_shape)
@@ -284,10 +294,10 @@ class Sequential:
     def _view(self, flat: Flat, name: str) -> Flat:
         return flat[self.parameter_slices[name]].reshape(self.specs[name].kernel_shape)  # type: ignore[return-value]
 
-    def _tensor(self, name: str) -> Tensor:
+    def _tensor(self, name: str, gradient_sums: GradientSum) -> Tensor:
         number = list(self.specs).index(name)
         scale, largest = self.scales[number : number + 1], self._largest[number]
-        return Tensor(self._view(self.parameters, name), self._view(self.gradient_sums, name), scale, largest)
+        return Tensor(self._view(self.parameters, name), self._view(gradient_sums, name), scale, largest)
 
 
 def _check_shapes(state: Mapping[str, npt.NDArray[Any]], expected: Mapping[str, Shape]) -> None:

@@ -27,6 +27,8 @@ WARMUP_SHARE = 5 / 90
 LINEAR, SQUARE_ROOT = 1.0, 0.5
 RULES = {LINEAR: "linear", SQUARE_ROOT: "square-root"}
 """The rules of the learning rate, by the power of the batch."""
+NOISE_EVERY = 10
+"""Steps between measurements of the gradient noise scale."""
 LOG_EVERY = 5
 """Steps of a `step` record."""
 
@@ -78,6 +80,8 @@ class Training:
     """That the configured learning rate is for; 0: it is for any."""
     power: float = LINEAR
     """Of the batch to which the learning rate is proportional."""
+    noise_every: int = 0
+    """Steps between measurements of the gradient noise scale; 0: it cannot be measured."""
 
     @property
     def words(self) -> str:
@@ -103,6 +107,7 @@ class Training:
             "checkpoint.every_epochs": 0,
             "checkpoint.every_steps": 0,
             "output.log_every": min(LOG_EVERY, steps_per_epoch),
+            "output.noise_scale_every": self.noise_every,
         }
         return [word for name, value in values.items() for word in (f"--{name}", str(value))]
 
@@ -130,6 +135,8 @@ class Result:
     """Of the whole run; 0: not recorded."""
     rates: tuple[tuple[float, float], ...] = ()
     """Epochs done and the learning rate of some steps, for a plot."""
+    noise_scale: float | None = None
+    """The gradient noise scale at the end, in samples; None if it was not measured, or hid the gradient."""
 
     @property
     def measurement(self) -> Measurement:
@@ -251,6 +258,7 @@ def finding(wanted: Wanted, config: Mapping[str, Any]) -> list[Training]:
             schedule_epochs=epochs,
             base_batch=base_batch(config),
             power=scaling_power(config),
+            noise_every=NOISE_EVERY if measures_noise(shards(batch, ranks, config), config) else 0,
         )
         for repeat in range(wanted.repeats)
         for batch in wanted.batches
@@ -264,6 +272,12 @@ def confirming(found: Result, wanted: Wanted) -> list[Training]:
         return []
     others = [ranks for ranks in wanted.ranks if ranks != found.training.ranks]
     return [replace(found.training, ranks=ranks, epochs=epochs) for ranks in others]
+
+
+def measures_noise(num_shards: int, config: Mapping[str, Any]) -> bool:
+    """Whether the trainer can measure the gradient noise scale: it needs several shards' gradients in each step."""
+    comm = config["comm"]
+    return num_shards > 1 and comm["sync_every"] == 1 and comm["reducer"] != "dummy"
 
 
 def shards(batch: int, ranks: int, config: Mapping[str, Any]) -> int:
@@ -316,7 +330,8 @@ def _result(values: Mapping[str, Any]) -> Result:
     lists: dict[str, Any] = {name: tuple(values[name]) for name in ("accuracies", "losses")}
     lists["rates"] = tuple((epochs, rate) for epochs, rate in values.get("rates", ()))
     result = Result(**{**values, **lists, "training": Training(**values["training"])})
-    known = [loss for loss in result.losses if loss is not None] + [number for pair in result.rates for number in pair]
+    optional = (*result.losses, result.noise_scale)
+    known = [number for number in optional if number is not None] + [part for pair in result.rates for part in pair]
     for number in (*asdict(result.training).values(), *result.accuracies, *known, result.step_ms, result.wall_s):
         if isinstance(number, bool) or not isinstance(number, int | float):
             raise TypeError(f"{number!r} is no number")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 NAME = "accuracy"
-CAPTION = "Test accuracy after each epoch, a line for each seed, and the learning rate of each batch's first seed."
+CAPTION = "Test accuracy after each epoch, a line for each seed, and the learning rate of each batch."
 
 
 def draw_accuracy(folder: Path) -> list[Plot]:
@@ -25,7 +25,7 @@ def draw_accuracy(folder: Path) -> list[Plot]:
 
 
 def _draw(batches: Sequence[Batch]) -> Plot:
-    has_rates = any(batch.results[0].rates for batch in batches)
+    has_rates = any(result.rates for batch in batches for result in batch.results)
     with figure_of(1 + has_rates, share=False) as (figure, all_axes):
         _accuracies(all_axes[0], batches)
         if has_rates:
@@ -50,7 +50,7 @@ def _accuracies(axes: Axes, batches: Sequence[Batch]) -> None:
 
 def _rates(axes: Axes, batches: Sequence[Batch]) -> None:
     for number, batch in enumerate(batches):
-        pairs = batch.results[0].rates
+        pairs = max((result.rates for result in batch.results), key=len)  # the longest of the same schedule
         if pairs:
             axes.plot(*zip(*pairs, strict=True), color=COLOURS[number % len(COLOURS)])
     axes.set_ylim(bottom=0)

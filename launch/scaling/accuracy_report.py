@@ -14,12 +14,14 @@ from typing import Any
 from launch.scaling.accuracy import RULES, Result, Wanted, read_results, read_wanted
 from launch.scaling.closing import aligned
 from launch.scaling.flags import MEANING, Flag, flags_of_point
+from launch.scaling.noise import advice, in_samples
 from launch.scaling.records import Measurement
 from launch.wording import count
 
 COLUMNS = (
     *("batch", "ranks", "threads", "shards", "cores", "target", "lr", "warmup_epochs", "steps_per_epoch", "seeds"),
-    *("reached", "epochs", "best_accuracy", "rule", "step_ms", "epoch_s", "target_s", "is_same", "flags"),
+    *("reached", "epochs", "best_accuracy", "noise_scale", "rule", "step_ms", "epoch_s", "target_s", "is_same"),
+    "flags",
 )
 """Of `accuracy.csv`."""
 RULE_FACTOR = 1.25
@@ -57,6 +59,12 @@ class Batch:
     def best(self) -> float:
         """The best accuracy of any epoch and seed."""
         return max((accuracy for each in self.results for accuracy in each.accuracies), default=0.0)
+
+    @property
+    def noise_scale(self) -> float | None:
+        """The median over the seeds of the gradient noise scale at the end, in samples; None if none was measured."""
+        known = [result.noise_scale for result in self.results if result.noise_scale is not None]
+        return statistics.median(known) if known else None
 
     def keeps_rule(self, reference: Batch) -> bool:
         """Whether it takes about the epochs of the reference."""
@@ -176,6 +184,7 @@ def _batch_values(batch: Batch, batches: Sequence[Batch], wanted: Wanted) -> dic
         "reached": len(batch.reached),
         "epochs": batch.epochs,
         "best_accuracy": batch.best,
+        "noise_scale": batch.noise_scale,
         "rule": _verdict(batch, reference_of(batches, wanted)),
     }
 
@@ -241,7 +250,9 @@ def reference_of(batches: Sequence[Batch], wanted: Wanted) -> Batch:
 
 
 def _words(batches: Sequence[Batch], places: Sequence[Place], wanted: Wanted) -> list[str]:
-    words = _fastest(places, batches, wanted), _rule(batches, wanted), _ranks(places, wanted)
+    reference = reference_of(batches, wanted)
+    noise = advice(reference.batch, reference.noise_scale)
+    words = _fastest(places, batches, wanted), _rule(batches, wanted), noise, _ranks(places, wanted)
     return [sentence for sentence in words if sentence]
 
 
@@ -297,8 +308,8 @@ def _epochs_table(batches: Sequence[Batch], wanted: Wanted) -> list[str]:
     reference = reference_of(batches, wanted)
     rows = [
         "| batch | learning rate | warm-up, epochs | steps an epoch | epochs to the target: median (range) | seeds that"
-        f" reached it | best accuracy | {reference.rule} |",
-        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
+        f" reached it | best accuracy | noise scale, samples | {reference.rule} |",
+        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     for batch in batches:
         training = batch.results[0].training
@@ -313,6 +324,7 @@ def _epochs_table(batches: Sequence[Batch], wanted: Wanted) -> list[str]:
             epochs,
             f"{len(batch.reached)} of {len(batch.results)}",
             f"{batch.best:.2%}",
+            in_samples(batch.noise_scale),
             f"**{verdict}**" if verdict == "breaks" else verdict,
         ]
         rows.append(f"| {' | '.join(cells)} |")

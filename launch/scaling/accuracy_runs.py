@@ -255,4 +255,5 @@ def _read(
         is_finite=is_finite,
         provenance=_start(records) | facts,
         rates=tuple((record["step"] / steps_per_epoch, record["lr"]) for record in steps[:: 1 + len(steps) // RATES]),
+        noise_scale=next((found for record in reversed(steps) if (found := record.get("noise_scale"))), None),
     )

@@ -29,7 +29,7 @@ OPTIONS = """
     --comm.exact --comm.reducer --comm.bucket_mb --comm.compression --comm.sync_every --comm.check_every
     --comm.timeout_s
     --checkpoint.every_steps --checkpoint.every_epochs --checkpoint.keep --checkpoint.grace_s
-    --output.dir --output.name --output.log_every --output.profile --output.trace
+    --output.dir --output.name --output.log_every --output.noise_scale_every --output.profile --output.trace
     --output.tensorboard
 """.split()
 

@@ -75,7 +75,15 @@ CHANGED = Config(
     train=TrainConfig(epochs=0, steps=12, evaluate_every=0, on_nonfinite="skip"),
     comm=module.CommConfig(exact=False, reducer="naive", bucket_mb=0.25, check_every=7, timeout_s=1.5),
     checkpoint=CheckpointConfig(every_steps=4, every_epochs=0, keep=0, grace_s=2.5),
-    output=OutputConfig(dir="elsewhere/", name="a-b.c", log_every=1, profile=True, trace=True, tensorboard=True),
+    output=OutputConfig(
+        dir="elsewhere/",
+        name="a-b.c",
+        log_every=1,
+        noise_scale_every=5,
+        profile=True,
+        trace=True,
+        tensorboard=True,
+    ),
 )
 COMPRESSED = Config(comm=module.CommConfig(compression="fp16"))
 SCALED = Config(schedule=ScheduleConfig(base_batch=32, batch_scaling="sqrt"))
@@ -220,6 +228,21 @@ RANGES = [
     (CheckpointConfig, {"grace_s": 0.0}, "checkpoint.grace_s = 0.0: use a finite number of seconds, 0.1 or more"),
     (CheckpointConfig, {"grace_s": math.inf}, "checkpoint.grace_s = inf: use a finite number of seconds, 0.1 or more"),
     (OutputConfig, {"log_every": 0}, "output.log_every = 0: use 1 or more"),
+    (OutputConfig, {"noise_scale_every": -1}, "output.noise_scale_every = -1: use 0 or more"),
+    (
+        Config,
+        {"output": OutputConfig(noise_scale_every=2), "batch": BatchConfig(shards=1)},
+        "output.noise_scale_every = 2: batch.shards = 1 has no noise between shards; use 2 shards or more, or 0",
+    ),
+    *(
+        (
+            Config,
+            {"output": OutputConfig(noise_scale_every=2), "comm": comm},
+            "output.noise_scale_every = 2: needs the gradients of all ranks: comm.sync_every = 1, and a comm.reducer"
+            " other than dummy; or use 0",
+        )
+        for comm in (module.CommConfig(reducer="dummy"), module.CommConfig(sync_every=2))
+    ),
     (OutputConfig, {"name": "a/b"}, "output.name = 'a/b': use a single directory name, printable and without a slash"),
     (OutputConfig, {"name": ".."}, "output.name = '..': use a single directory name, printable and without a slash"),
     (Config, {"seed": -1}, "seed = -1: use 0 to 2**64 - 1"),

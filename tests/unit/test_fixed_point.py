@@ -133,8 +133,11 @@ def test_reports_of_ranks_add_up_to_the_rows() -> None:
         part.clear()
         part.loss[rows], part.largest[rows] = whole.loss[rows], whole.largest[rows]
         part.statistics[rows] = whole.statistics[rows]
+        if rows.start == 1:
+            part.square[:] = whole.square
         parts.append(part.integers)
     assert np.sum(parts, axis=0, dtype=np.int32).tobytes() == whole.integers.tobytes()
     assert whole.loss.shape == (4,)
+    assert whole.square.shape == (1,)
     assert whole.largest.shape == (4, 3)
     assert whole.statistics.shape == (4, 5)

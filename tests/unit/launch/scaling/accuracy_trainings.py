@@ -23,7 +23,7 @@ CONFIG: dict[str, Any] = {
     "seed": 7,
     "model": {"name": "mlp"},
     "data": {"name": "digits"},
-    "comm": {"exact": True, "compression": "none", "sync_every": 1},
+    "comm": {"exact": True, "reducer": "auto", "compression": "none", "sync_every": 1},
     "batch": {"size": 64, "shards": 8},
     "loss": {"reduction": "mean"},
     "optimizer": {"lr": 0.1},
@@ -46,6 +46,7 @@ class Trainer:
         self.limits_s = set[float]()
         self.samples = SAMPLES
         self.affinity = [[0, 1]]
+        self.noise_scales = {64: 1234.5, 256: 310.0}  # by batch
         self.noise: Callable[[int], float] = lambda ranks: 0.0
 
     def run(
@@ -78,7 +79,9 @@ class Trainer:
                 for _ in range(steps_per_epoch):
                     step += 1
                     if step % int(values["--output.log_every"]) == 0:
-                        write(event="step", step=step, lr=0.1 / step, step_ms=99.0 if step <= 5 else 8.0 / ranks)
+                        noise = {"noise_scale": self.noise_scales.get(batch)} if self.noise_scales else {}
+                        step_ms = 99.0 if step <= 5 else 8.0 / ranks
+                        write(event="step", step=step, lr=0.1 / step, step_ms=step_ms, **noise)
                 reached = epoch >= self.epochs[batch] + seed - CONFIG["seed"]
                 accuracy = 0.91 if reached else epoch / 1000
                 write(event="eval", step=step, epoch=epoch, accuracy=accuracy, loss=1 / epoch + self.noise(ranks))

@@ -199,11 +199,12 @@ def test_the_report_names_the_fastest_batch_and_where_the_rule_breaks(tmp_path: 
     assert "holds up to batch 256 and **breaks at batch 1024**: it does not reach 90.0%" in text
     assert "against batch 64, which needs 5 epochs" in text
     assert "On 1, 2 ranks accuracy and loss were the same to the last bit" in text
+    assert "noise scale at the end of training with batch 64 is about **1,200 samples**: a batch of so many" in text
     rows = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("|")]
     assert [[cell.strip() for cell in row] for row in rows[2:5]] == [
-        ["64", "0.1", "0", "16", "5 (4 to 6)", "3 of 3", "91.00%", "reference"],
-        ["256", "0.4", "1", "4", "6 (5 to 7)", "3 of 3", "91.00%", "holds"],
-        ["1024", "1.6", "1", "1", "not reached", "0 of 3", "1.80%", "**breaks**"],
+        ["64", "0.1", "0", "16", "5 (4 to 6)", "3 of 3", "91.00%", "1,200", "reference"],
+        ["256", "0.4", "1", "4", "6 (5 to 7)", "3 of 3", "91.00%", "310", "holds"],
+        ["1024", "1.6", "1", "1", "not reached", "0 of 3", "1.80%", "-", "**breaks**"],
     ]
     assert ["64", "1", "2", "8 ms", "128 ms", "640 ms", "1.00 times", "yes"] in [
         [cell.strip() for cell in row] for row in rows
@@ -240,6 +241,18 @@ def test_the_report_tells_that_ranks_change_what_is_learned(tmp_path: Path, trai
     trainer.noise = lambda ranks: 1e-9 * ranks
     run(tmp_path, trainer)
     assert any("Ranks change what is learned" in sentence for sentence in sentences(tmp_path))
+
+
+def test_noise_is_measured_where_the_trainer_can(tmp_path: Path, trainer: Trainer) -> None:
+    assert {training.noise_every for training in finding(WANTED, CONFIG)} == {10}
+    for values in ({"sync_every": 2}, {"reducer": "dummy"}):
+        without = CONFIG | {"comm": CONFIG["comm"] | values}
+        assert {training.noise_every for training in finding(WANTED, without)} == {0}
+    assert finding(replace(WANTED, batches=(1,), ranks=(1,)), CONFIG)[0].noise_every == 0
+    trainer.noise_scales = {}
+    run(tmp_path, trainer)
+    assert not any("noise scale" in sentence for sentence in sentences(tmp_path))
+    assert {result.noise_scale for result in read_results(tmp_path)} == {None}
 
 
 def test_one_epoch_is_told_as_one(tmp_path: Path, trainer: Trainer) -> None:
