@@ -68,6 +68,10 @@ class Evaluator:
         """Batches of the rank that has the most samples, which is rank 0; the others may have an empty one."""
         return -(-len(block_partition(len(self.split), self.world.size, 0)) // self.batch_size)
 
+    def warm_up(self) -> None:
+        """Compile what gathers the samples."""
+        self.split.gather(np.zeros(1, np.int64), self.buffer)
+
     def evaluate(self, model: Sequential, loss: Loss, agreement: Agreement | None = None) -> Evaluation:
         """Run the model forward on the split, without dropout; collective.
 

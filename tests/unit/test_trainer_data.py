@@ -56,7 +56,7 @@ def test_micro_batches_change_no_augmented_image(number: int, make_trainer: Make
     first = dict(seen)
     assert len(first) == 44
     split = trainer.dataset.train
-    x, _ = split.gather(np.arange(44), split.make_buffer(44), trainer.augmentation, epoch=0)
+    x, _ = split.gather(np.arange(44), split.make_buffer(44), trainer.loader.augmentation, epoch=0)
     assert [first[sample] for sample in range(44)] == [image.tobytes() for image in x]
     steps(trainer, trainer.steps_per_epoch)
     assert sum(first[sample] == seen[sample] for sample in first) < 5
