@@ -89,6 +89,7 @@ class Evaluator:
             with agreement.with_step():
                 indices = np.array(self.mine[number * self.batch_size : (number + 1) * self.batch_size], np.int64)
                 if len(indices):
+                    self.split.read_ahead(indices)
                     inputs, targets = self.split.gather(indices, self.buffer)
                     outputs = model.forward(inputs, training=False)
                     loss.forward(outputs, targets)

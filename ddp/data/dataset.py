@@ -140,6 +140,11 @@ class Split:
                 augment(samples, places, self._stored[piece], *drawn, *self._normalisation, images)
         return inputs, targets
 
+    def read_ahead(self, indices: npt.NDArray[np.int64]) -> None:
+        """Have the system read the samples `indices`, where they lie in files, so that `gather` waits for all at once."""
+        if isinstance(self.inputs, Pieces):
+            self.inputs.read_ahead(indices)
+
     def _choose(self, size: int, buffer: Buffer) -> Iterable[Chosen]:
         samples = buffer.samples[:size]
         if isinstance(self.inputs, Pieces):
