@@ -141,7 +141,7 @@ class Split:
         return inputs, targets
 
     def read_ahead(self, indices: npt.NDArray[np.int64]) -> None:
-        """Have the system read the samples `indices`, where they lie in files, so that `gather` waits for all at once."""
+        """Have the system read samples where they lie in files, so that `gather` waits for all of them at once."""
         if isinstance(self.inputs, Pieces):
             self.inputs.read_ahead(indices)
 
