@@ -78,6 +78,10 @@ class Evaluator:
         """Batches of the rank that has the most samples, which is rank 0; the others may have an empty one."""
         return -(-len(block_partition(len(self.split), self.world.size, 0)) // self.batch_size)
 
+    def warm_up(self) -> None:
+        """Compile what gathers the samples."""
+        self.split.gather(np.zeros(1, np.int64), self.buffer)
+
     def evaluate(self, model: Sequential, loss: Loss, agreement: Agreement | None = None) -> Evaluation:
         """Run the model forward on the split, without dropout; collective.
 
@@ -95,6 +99,7 @@ class Evaluator:
             with agreement.with_step():
                 indices = np.array(self.mine[number * self.batch_size : (number + 1) * self.batch_size], np.int64)
                 if len(indices):
+                    self.split.read_ahead(indices)
                     inputs, targets = self.split.gather(indices, self.buffer)
                     outputs = model.forward(inputs, training=False)
                     loss.forward(outputs, targets)

@@ -23,7 +23,7 @@ from ddp.comm.reducers import Reducer, applicable_rungs
 from ddp.comm.signals import StopSignals
 from ddp.comm.world import World
 from ddp.config import Config
-from ddp.data import Augmentation, Dataset, MicroBatch, ReadAhead, Sampler
+from ddp.data import Augmentation, Dataset, Loader, MicroBatch, Sampler
 from ddp.evaluation import Evaluation, Evaluator, evaluation_batch
 from ddp.global_gradient import GlobalGradient, Sweep
 from ddp.kernels import jit
@@ -72,15 +72,14 @@ class Trainer:
         sample_shape = dataset.train.sample_shape
         self.model = build_model(config.model, sample_shape, dataset.num_classes, config.seed, config.comm.sums_exactly)
         self.loss = build_loss(config.model)
-        capacity = max(1, self.sampler.max_samples(world.size, config.batch.accumulation))
+        augmentation, ranks = Augmentation.of(config.data, config.seed), (world.rank, world.size)
+        self.loader = Loader(dataset.train, self.sampler, *ranks, config.batch.accumulation, augmentation)
+        capacity = self.loader.capacity
         self.model.build(sample_shape, capacity)
         at_once = self._evaluation_batch(capacity)
         if at_once > capacity:
             self.model.build(sample_shape, at_once)
         self.loss.build(self.model.output_shape[0], at_once)
-        self.buffer = dataset.train.make_buffer(capacity)
-        self.augmentation = Augmentation.of(config.data, config.seed)
-        self.read_ahead = ReadAhead(dataset.train.inputs, self.sampler, world.rank, world.size)
         self.gradient = GlobalGradient(config, world, self.model, self.loss, self._load)
         self.update = SharedUpdate(config, world, self.gradient)
         self.trials: ReducerTrials | None = None
@@ -151,10 +150,10 @@ class Trainer:
 
         Where the cache may lack a kernel, hold `ddp.kernels.jit.exclusive_cache`.
         """
-        for split, augmentation in ((self.dataset.train, self.augmentation), (self.dataset.test, None)):
-            split.gather(np.zeros(1, np.int64), self.buffer, augmentation)
-        inputs = np.zeros_like(self.buffer.inputs[:1])
-        targets = np.zeros_like(self.buffer.targets[:1])
+        self.loader.warm_up()
+        self.evaluator.warm_up()
+        inputs = np.zeros_like(self.loader.buffer.inputs[:1])
+        targets = np.zeros_like(self.loader.buffer.targets[:1])
         # Of the steps' own kind, read-only: Numba compiles anew for a writable array.
         draws = Draws(self.config.seed, 0, self.sampler.global_batch(0, 0)[:1], np.array([0, 1]))
         self.model.forward(inputs, training=False)
@@ -233,7 +232,6 @@ class Trainer:
         with self.timers.phase("data"):
             indices = self.sampler.global_batch(epoch, step_in_epoch)
             sweeps, self.lr = self._sweeps(indices), self.timetable.learning_rate(self.step)
-            self.read_ahead.begin(self.step + 1)
         is_mean, self.gradient.measured_shard = self.config.loss.reduction == "mean", self.noise.shard(self.step)
         if self.local is not None:
             factor, averages = 1 if is_mean else len(indices), self.timetable.is_synced(self.step + 1)
@@ -265,7 +263,7 @@ class Trainer:
         ]
 
     def _load(self, samples: npt.NDArray[np.int64]) -> tuple[Float32, npt.NDArray[Any]]:
-        return self.dataset.train.gather(samples, self.buffer, self.augmentation, self.step // self.steps_per_epoch)
+        return self.loader.load(self.step, samples)
 
     @property
     def loss_sum(self) -> float:

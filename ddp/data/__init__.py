@@ -12,11 +12,11 @@ from ddp.data.augmentation import Augmentation
 from ddp.data.cifar import load_cifar
 from ddp.data.dataset import Buffer, DataError, Dataset, Share, Split, unshared
 from ddp.data.digits import load_digits
+from ddp.data.loader import Loader
 from ddp.data.mnist import load_mnist
 from ddp.data.npy import load_npy
 from ddp.data.npz import load_npz
 from ddp.data.polynomial import load_polynomial
-from ddp.data.read_ahead import ReadAhead
 from ddp.data.sampler import MicroBatch, Sampler
 from ddp.data.synthetic import load_synthetic
 
@@ -29,8 +29,8 @@ __all__ = [
     "Buffer",
     "DataError",
     "Dataset",
+    "Loader",
     "MicroBatch",
-    "ReadAhead",
     "Sampler",
     "Share",
     "Split",
@@ -38,9 +38,9 @@ __all__ = [
     "unshared",
 ]
 
-Loader = Callable[["DataConfig", int, Share], Dataset]
+Reader = Callable[["DataConfig", int, Share], Dataset]
 
-LOADERS: dict[str, Loader] = {
+LOADERS: dict[str, Reader] = {
     "digits": load_digits,
     "mnist": load_mnist,
     "fashion_mnist": load_mnist,

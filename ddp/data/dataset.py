@@ -123,11 +123,12 @@ class Split:
         """
         size = len(indices)
         assert size <= len(buffer.inputs), f"{size} samples in a buffer for {len(buffer.inputs)}"
-        assert size == 0 or (indices.min() >= 0 and indices.max() < len(self)), "sample index out of range"
+        # A negative one is above all as an unsigned number: one pass over them, not two.
+        assert size == 0 or indices.view(np.uint64).max() < len(self), "sample index out of range"
         inputs, targets = buffer.inputs[:size], buffer.targets[:size]
         # mode="clip" because NumPy's default mode copies `out`; the indices were checked above.
-        np.take(self.targets, indices, axis=0, out=targets, mode="clip")
-        np.copyto(buffer.samples[:size], indices)
+        self.targets.take(indices, 0, targets, "clip")
+        buffer.samples[:size] = indices
         for piece, samples, places in self._choose(size, buffer):
             if augmentation is None:
                 flat = self._flat[piece]
@@ -138,6 +139,11 @@ class Split:
                 images = inputs.reshape(size, *self._image_shape)
                 augment(samples, places, self._stored[piece], *drawn, *self._normalisation, images)
         return inputs, targets
+
+    def read_ahead(self, indices: npt.NDArray[np.int64]) -> None:
+        """Have the system read samples where they lie in files, so that `gather` waits for all of them at once."""
+        if isinstance(self.inputs, Pieces):
+            self.inputs.read_ahead(indices)
 
     def _choose(self, size: int, buffer: Buffer) -> Iterable[Chosen]:
         samples = buffer.samples[:size]

@@ -77,10 +77,14 @@ class Pieces:
     def read_ahead(self, samples: npt.NDArray[np.int64]) -> None:
         """Ask the system to read the samples' pages from the files, and do not wait for them.
 
-        Other threads of this process may run meanwhile, also those that hold the interpreter's lock.
+        Other threads of this process may run meanwhile, also those that hold the interpreter's lock. Where the arrays
+        are in memory there is nothing to do.
+
+        Raises:
+            OSError: if a file cannot be opened.
         """
         size = self.dtype.itemsize * int(np.prod(self.shape[1:]))
-        for piece, chosen, _ in self.choose(samples):
+        for piece, chosen, _ in self.choose(samples) if self.files else ():
             path, offset = self.files[piece]
             descriptor = os.open(path, os.O_RDONLY)
             try:

@@ -22,15 +22,18 @@ class ReadAhead:
         self.sampler, self.rank, self.world_size = sampler, rank, world_size
         self._thread = ThreadPoolExecutor(1, "read-ahead") if self.inputs is not None else None
         self._reading: Future[None] | None = None
+        self._step = -1
 
     def begin(self, step: int) -> None:
-        """Begin to read what this rank needs in a step; returns at once."""
+        """Begin to read what this rank needs in a step, unless it was the last that was asked for; returns at once."""
         if self.inputs is None or self._thread is None or (self._reading and not self._reading.done()):
             return
-        batch = self.sampler.global_batch(*divmod(step, self.sampler.steps_per_epoch))
-        mine = self.sampler.rank_range(len(batch), self.rank, self.world_size)
+        if step == self._step:
+            return
+        self._step = step
+        mine = self.sampler.rank_batch(*divmod(step, self.sampler.steps_per_epoch), self.rank, self.world_size)
         # A file that cannot be read is told of when its samples are gathered: what comes of this is not asked.
-        self._reading = self._thread.submit(self.inputs.read_ahead, batch[mine.start : mine.stop])
+        self._reading = self._thread.submit(self.inputs.read_ahead, mine)
 
     def wait(self) -> None:
         """Until the system has been asked for what the last call was about."""

@@ -105,6 +105,12 @@ class Sampler:
         first, last = self.shard_range(num_in_batch, shards[0]), self.shard_range(num_in_batch, shards[-1])
         return range(first.start, last.stop)
 
+    def rank_batch(self, epoch: int, step_in_epoch: int, rank: int, world_size: int) -> npt.NDArray[np.int64]:
+        """The samples of a rank's part of one step, in order; may be empty."""
+        batch = self.global_batch(epoch, step_in_epoch)
+        mine = self.rank_range(len(batch), rank, world_size)
+        return batch[mine.start : mine.stop]
+
     def rank_shards(self, num_in_batch: int, rank: int, world_size: int) -> npt.NDArray[np.int64]:
         """Where each of a rank's shards begins in its part of the global batch, and the end: (S + 1,) int64."""
         shards = block_partition(self.num_shards, world_size, rank)

@@ -170,7 +170,7 @@ def test_micro_batches_add_up_to_the_same_bits(config: Config, world: World) -> 
         whole.train_step()
         cut.train_step()
     assert bits(cut) == bits(whole)
-    assert cut.buffer.inputs.nbytes < whole.buffer.inputs.nbytes or world.size > 2
+    assert cut.loader.buffer.inputs.nbytes < whole.loader.buffer.inputs.nbytes or world.size > 2
 
 
 def test_the_reducers_that_are_tried_change_no_bit(world: World, alone: World, mpi_tmp_path: Path) -> None:

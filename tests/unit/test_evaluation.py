@@ -39,7 +39,7 @@ def test_training_in_small_batches_does_not_evaluate_in_them(make_trainer: Make)
     trainer, other = make_trainer(config), make_trainer(change(config, "batch", size=40))
     assert len(trainer.dataset.test) == 81
     assert (trainer.evaluator.batch_size, other.evaluator.batch_size) == (64, 64)
-    assert len(trainer.buffer.inputs) == 1  # training's own stays as small
+    assert trainer.loader.capacity == 1  # training's own stays as small
     for _ in range(3):
         trainer.train_step()
     other.model.load_state_dict(trainer.model.state_dict())

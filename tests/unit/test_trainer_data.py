@@ -56,7 +56,7 @@ def test_micro_batches_change_no_augmented_image(number: int, make_trainer: Make
     first = dict(seen)
     assert len(first) == 44
     split = trainer.dataset.train
-    x, _ = split.gather(np.arange(44), split.make_buffer(44), trainer.augmentation, epoch=0)
+    x, _ = split.gather(np.arange(44), split.make_buffer(44), trainer.loader.augmentation, epoch=0)
     assert [first[sample] for sample in range(44)] == [image.tobytes() for image in x]
     steps(trainer, trainer.steps_per_epoch)
     assert sum(first[sample] == seen[sample] for sample in first) < 5
@@ -93,7 +93,7 @@ def save(folder: Path, pieces: int, dataset: Any) -> None:
 
 @pytest.mark.parametrize("config", [AUGMENTED, CNN], ids=["augmented", "mnist_cnn"])
 def test_data_in_files_train_the_same_bits_as_data_in_memory(
-    config: Config, make_trainer: Make, tmp_path: Path
+    config: Config, make_trainer: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     memory = make_trainer(config)
     save(tmp_path, 3, memory.dataset)
@@ -104,7 +104,10 @@ def test_data_in_files_train_the_same_bits_as_data_in_memory(
     found = files.dataset.train
     assert (np.unique(found.scale), np.unique(found.shift)) == (np.float32(scale), np.float32(shift))
     assert steps(files, 9) == steps(memory, 9)
+    asked: list[int] = []
+    monkeypatch.setattr("ddp.data.pieces.Pieces.read_ahead", lambda _, samples: asked.extend(samples.tolist()))
     assert files.evaluate() == memory.evaluate()
+    assert asked == list(range(len(files.dataset.test)))
 
 
 @pytest.mark.parametrize("field", ["crop_padding", "flip", "rotation"])
