@@ -89,7 +89,8 @@ def _evaluate(session: Session, asked: RunArguments, model: Sequential, dataset:
     import numpy as np
 
     from ddp.comm.agreement import GO_ON, Agreement, StopAgreed
-    from ddp.evaluation import Evaluator, batch_without_training
+    from ddp.evaluation import Evaluator
+    from ddp.evaluation_batch import batch_without_training
     from ddp.models import build_loss
     from ddp.partition import block_partition
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ddp.data import Split
-from ddp.evaluation import batch_without_training
+from ddp.evaluation_batch import batch_without_training
 from ddp.kernels.softmax import softmax_forward
 from ddp.kernels.types import Float32, Int64
 from ddp.nn import Sequential

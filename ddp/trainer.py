@@ -24,7 +24,8 @@ from ddp.comm.signals import StopSignals
 from ddp.comm.world import World
 from ddp.config import Config
 from ddp.data import Augmentation, Dataset, Loader, MicroBatch, Sampler
-from ddp.evaluation import Evaluation, Evaluator, evaluation_batch
+from ddp.evaluation import Evaluation, Evaluator
+from ddp.evaluation_batch import evaluation_batch
 from ddp.global_gradient import GlobalGradient, Sweep
 from ddp.kernels import jit
 from ddp.kernels.peak import measure_peak_gflops

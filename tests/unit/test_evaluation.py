@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ddp.evaluation import LARGEST_BATCH, LARGEST_WORKSPACE, batch_without_training, evaluation_batch
+from ddp.evaluation_batch import LARGEST_BATCH, LARGEST_WORKSPACE, batch_without_training, evaluation_batch
 from ddp.models import build_model
 from tests.unit.runs import CNN, MLP, Make, change
 
