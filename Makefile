@@ -34,7 +34,7 @@ test-unit: $(VENV)/installed-test ## tests of one process, two at a time
 	$(BIN)/python -m pytest tests/unit tests/architecture tests/benchmarks -n 2 --dist worksteal
 
 test-system: $(VENV)/installed-test ## tests that start whole commands, with their own mpirun, two files at a time
-	$(BIN)/python -m pytest tests/system -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest tests/system -n 2 --dist loadfile
 
 # After `make openmpi`, the table of the reducers under Open MPI too.
 test-mpi: $(VENV)/installed-test ## tests inside mpirun, at 1, 2, 3 and 4 ranks

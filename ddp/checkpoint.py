@@ -29,7 +29,7 @@ TEMPORARY = ".tmp"
 EXPONENTS = "scales.exponents"
 # What a resumed run may set anew; everything else decides which numbers are computed.
 FREE_SECTIONS = {"threads", "train", "comm", "checkpoint", "output"}
-FREE_FIELDS = {"data.root"}  # the data's checksum counts
+FREE_FIELDS = {"data.root", "data.download"}  # the data's checksum counts
 BOUND_FIELDS = {"comm.exact", "comm.compression", "comm.sync_every"}
 BOUND_FIELDS |= {"train.epochs"}  # but where the schedule does not depend on it
 

@@ -6,17 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ddp.comm.agreement import GO_ON, Agreement
 from ddp.comm.world import World
 from ddp.data import Split
 from ddp.nn import Loss, Sequential
 from ddp.partition import block_partition
-
-LARGEST_BATCH = 64
-"""Samples of a forward pass, where training's own batches are smaller: larger ones are hardly faster."""
-LARGEST_WORKSPACE = 100_000_000
-"""Bytes up to which the workspaces may grow for evaluation alone."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +24,13 @@ class Evaluation:
     accuracy: float | None
     """Fraction of samples whose largest output is their label; None for regression."""
     samples: int
+    confusion: tuple[tuple[int, ...], ...] = ()
+    """How many samples of each label (row) were taken for each class (column); empty where it was not counted."""
+
+    @property
+    def class_accuracy(self) -> tuple[float | None, ...]:
+        """Fraction of each label's samples that are taken for it, from `confusion`; None where there are none."""
+        return tuple(row[label] / sum(row) if any(row) else None for label, row in enumerate(self.confusion))
 
     @property
     def quality(self) -> tuple[str, float]:
@@ -47,26 +50,32 @@ class Evaluator:
     in the samples' order: the result has the same bits on any number of ranks.
     """
 
-    def __init__(self, world: World, split: Split, batch_size: int) -> None:
+    def __init__(self, world: World, split: Split, batch_size: int, num_classes: int = 0) -> None:
         """Take the split.
 
         Args:
             world: the ranks, which share the work by `block_partition`.
             split: the samples.
             batch_size: samples of one forward pass, the same on all ranks.
+            num_classes: of the confusion matrix; 0: none is counted.
         """
         self.world, self.split = world, split
         self.mine = block_partition(len(split), world.size, world.rank)
         self.batch_size = batch_size
         self.buffer = split.make_buffer(batch_size)
         # A sample's loss is zero but on the rank that computes it, so that bits added as integers are the loss itself.
-        self._integers = np.zeros(len(split) + 1, np.int32)
-        self._losses, self._num_correct = self._integers[:-1].view(np.float32), self._integers[-1:]
+        self.num_classes, end = num_classes, len(split)
+        self._integers = np.zeros(end + max(1, num_classes**2), np.int32)
+        self._losses, self._counts = self._integers[:end].view(np.float32), self._integers[end:]
 
     @property
     def rounds(self) -> int:
         """Batches of the rank that has the most samples, which is rank 0; the others may have an empty one."""
         return -(-len(block_partition(len(self.split), self.world.size, 0)) // self.batch_size)
+
+    def warm_up(self) -> None:
+        """Compile what gathers the samples."""
+        self.split.gather(np.zeros(1, np.int64), self.buffer)
 
     def evaluate(self, model: Sequential, loss: Loss, agreement: Agreement | None = None) -> Evaluation:
         """Run the model forward on the split, without dropout; collective.
@@ -85,39 +94,36 @@ class Evaluator:
             with agreement.with_step():
                 indices = np.array(self.mine[number * self.batch_size : (number + 1) * self.batch_size], np.int64)
                 if len(indices):
+                    self.split.read_ahead(indices)
                     inputs, targets = self.split.gather(indices, self.buffer)
                     outputs = model.forward(inputs, training=False)
                     loss.forward(outputs, targets)
                     self._losses[indices] = loss.sample_losses
-                    self._num_correct += _num_correct(outputs, targets)
+                    self._count(outputs, targets)
             agreement.check()
         self.world.all_reduce(self._integers, "sum of losses")
+        return self._result()
+
+    def _count(self, outputs: Any, targets: Any) -> None:
+        """Count what a batch is taken for, or only what of it is right."""
+        if targets.dtype == np.float32:
+            return
+        taken_for = outputs.argmax(axis=1)
+        if self.num_classes:
+            np.add.at(self._confusion, (targets, taken_for), 1)
+        else:
+            self._counts += np.count_nonzero(taken_for == targets)
+
+    @property
+    def _confusion(self) -> npt.NDArray[np.int32]:
+        return self._counts.reshape(self.num_classes, self.num_classes)
+
+    def _result(self) -> Evaluation:
         samples = len(self.split)
-        is_regression = self.split.targets.dtype == np.float32
-        accuracy = None if is_regression else int(self._num_correct[0]) / samples
-        return Evaluation(float(self._losses.sum(dtype=np.float64)) / samples, accuracy, samples)
-
-
-def evaluation_batch(training: int, bytes_per_sample: int, samples: int) -> int:
-    """How many samples to evaluate at once, in workspaces that are shared with training.
-
-    At least as many as it trains on at once; more where those are few, since a pass costs time of its own, but
-    only while the workspaces stay small.
-
-    >>> evaluation_batch(8, 100_000, 10_000)
-    64
-    >>> evaluation_batch(8, 5_000_000, 10_000)
-    20
-
-    Args:
-        training: samples of the largest batch that a rank trains on.
-        bytes_per_sample: what one sample takes in the workspaces.
-        samples: of the rank that has the most of the split.
-    """
-    return max(training, min(LARGEST_BATCH, LARGEST_WORKSPACE // max(1, bytes_per_sample), samples))
-
-
-def _num_correct(outputs: Any, targets: Any) -> int:
-    if targets.dtype == np.float32:
-        return 0
-    return int(np.count_nonzero(outputs.argmax(axis=1) == targets))
+        loss = float(self._losses.sum(dtype=np.float64)) / samples
+        if self.split.targets.dtype == np.float32:
+            return Evaluation(loss, None, samples)
+        if not self.num_classes:
+            return Evaluation(loss, int(self._counts[0]) / samples, samples)
+        confusion = self._confusion
+        return Evaluation(loss, int(np.trace(confusion)) / samples, samples, tuple(map(tuple, confusion.tolist())))

@@ -63,13 +63,13 @@ class LocalSGD:
         self.grad_norm = math.nan
         if is_finite and samples:
             self._samples += samples
-            self.grad_norm = self.update.step(lr, factor / samples, timers)
+            self.grad_norm = self.update.step(sweeps[0].draws.step, lr, factor / samples, timers)
             with timers.phase("update"):
                 self.gradient.accept()
         return self.average(timers, agreement) if averages else True
 
     def average(self, timers: PhaseTimers, agreement: Agreement) -> bool:
-        """Give all ranks the mean of their parameters, momenta and running statistics; collective.
+        """Give all ranks the mean of their parameters, optimizer states and running statistics; collective.
 
         Each rank counts by the samples that it has taken steps with since the last average. Afterwards all ranks have
         all shards' reports of the last step.

@@ -17,7 +17,7 @@ from ddp.comm.failure import DivergedError
 from ddp.comm.world import World
 from ddp.fixed_point import FloatScales
 from ddp.nn import Sequential
-from ddp.optim import SGD
+from ddp.optim import Optimizer
 
 MOST_NAMED = 4
 
@@ -32,7 +32,7 @@ class ReplicaCheck:
         agreed_step: the newest step after which all ranks were found to agree.
     """
 
-    def __init__(self, world: World, every: int, model: Sequential, optimizer: SGD, scales: FloatScales) -> None:
+    def __init__(self, world: World, every: int, model: Sequential, optimizer: Optimizer, scales: FloatScales) -> None:
         """Take the number of steps between checks (0: none at all) and what to compare; collective.
 
         That is the parameters, the optimizer's state if every rank has all of it, running statistics, and the scales of

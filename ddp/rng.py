@@ -10,7 +10,7 @@ Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011): ten rounds of mul
     word    = element % 4
 
 `stream` tells apart users of one purpose (the dropout layers of a network, its parameters).
-`kernels/dropout.py` computes the same function in Numba; a test holds the two together.
+`kernels/philox.py` computes the same function in Numba; a test holds the two together.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ class Purpose(IntEnum):
     SHUFFLE = 2
     DROPOUT = 3
     GENERATE = 4
+    AUGMENT = 5
 
 
 def philox_4x32(counter: npt.NDArray[np.uint64], seed: int) -> npt.NDArray[np.uint64]:

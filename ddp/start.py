@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from ddp.comm.world import World
 from ddp.config import CommConfig
 from ddp.observe import provenance
+from ddp.trained import InputFormat
 from ddp.trainer import Trainer
 
 
@@ -26,6 +28,7 @@ def start_facts(world: World, trainer: Trainer) -> dict[str, Any]:
         "git_revision": provenance.git_revision(),
         "model": trainer.config.model.name,
         "data": trainer.dataset.name,
+        "inputs": dataclasses.asdict(InputFormat.of(trainer.dataset)),
         "parameters": trainer.model.num_parameters,
         "workspace_bytes": trainer.model.workspace_bytes(),
         "samples": {"train": len(trainer.dataset.train), "test": len(trainer.dataset.test)},

@@ -16,141 +16,49 @@ the ranks' parameters differ; 75 interrupted by SIGTERM or SIGUSR1, continue wit
 from __future__ import annotations
 
 import importlib
-import os
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddp.comm import environment, mpi
-from ddp.comm.activity import Activity
-from ddp.comm.failure import (
-    EXIT_FAILURE,
-    EXIT_NONFINITE,
-    EXIT_RESUMABLE,
-    EXIT_USER_ERROR,
-    Abort,
-    DivergedError,
-    Interrupted,
-    NonFiniteError,
-    UserError,
-    WrongLauncherError,
-    abort_all_on_exception,
-    leave,
-    print_error,
-    stagger,
-)
-from ddp.comm.heartbeat import heartbeat
-from ddp.comm.signals import StopSignals
-from ddp.comm.stall_report import watched_alone
-from ddp.config import CommConfig
+from ddp.comm import environment
+from ddp.comm.failure import Interrupted, leave
+from ddp.session import Session, run_on_all_ranks
 
 if TYPE_CHECKING:
-    from ddp.comm.watchdog import Watchdog
     from ddp.comm.world import World
     from ddp.command_line import Invocation
     from ddp.config import Config
+    from ddp.observe.metrics import Listener
     from ddp.run_directory import RunDirectory
     from ddp.trainer import Trainer
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Join the world, read the configuration, train; the exit code of this rank."""
-    started = time.perf_counter()
-    activity, abort = Activity(environment.launched_rank()), Abort()
-    signals = StopSignals()
-    signals.install()
-    with abort_all_on_exception(activity, abort), heartbeat(activity, abort):
-        environment.prepare()
-        try:
-            world = _join_world(activity, abort)
-        except UserError as error:
-            if activity.rank == error.rank:
-                stagger(error.rank)
-                print_error(str(error))
-            return EXIT_USER_ERROR
-        signals.abort = abort
-        with _watch(world, abort) as watchdog:
-            given = sys.argv[1:] if arguments is None else arguments
-            code = _exit_code(world, lambda: _run(world, signals, watchdog, given, started))
-            world.meet("end of the run")
-        return code
+    return run_on_all_ranks(_run, arguments)
 
 
-def _join_world(activity: Activity, abort: Abort) -> World:
-    """Start MPI and meet the other ranks; as MPI reads the environment then, it must be prepared.
-
-    Raises:
-        UserError: if there is no MPI library, or not the launcher's.
-    """
-    with watched_alone(activity, CommConfig.timeout_s, abort):
-        try:
-            with activity.collective("start of MPI"):
-                mpi.start()
-        except (ImportError, RuntimeError) as error:
-            raise UserError(str(error), activity.rank) from None
-        from ddp.comm.world import World
-
-        try:
-            return World(activity=activity)
-        except WrongLauncherError as error:
-            raise UserError(str(error)) from None
-
-
-def _watch(world: World, abort: Abort) -> AbstractContextManager[Watchdog]:
-    """The watchdog of this rank, with the default time-out until the configuration says another."""
-    from ddp.comm.watchdog import watchdog
-
-    return watchdog(world, CommConfig.timeout_s, abort)
-
-
-def _exit_code(world: World, run: Callable[[], int]) -> int:
-    """What comes of a run that ends alike on all ranks."""
-    try:
-        return run()
-    except UserError as error:
-        if world.rank == error.rank:
-            print_error(str(error))
-        return EXIT_USER_ERROR
-    except NonFiniteError as error:
-        if not error.agreed:
-            raise
-        if world.is_root:
-            print_error(str(error))
-        return EXIT_NONFINITE
-    except DivergedError as error:
-        if world.is_root:
-            print_error(str(error))
-        return EXIT_FAILURE
-    except Interrupted as reason:
-        if world.is_root:
-            sys.stderr.write(f"{reason}\n")
-        return EXIT_RESUMABLE
-
-
-def _run(world: World, signals: StopSignals, watchdog: Watchdog, arguments: Sequence[str], started: float) -> int:
-    invocation = _read_invocation(world, arguments)
+def _run(session: Session) -> int:
+    world, signals = session.world, session.signals
+    invocation = _read_invocation(world, session.arguments)
     if invocation is None:
         return 0
     config = invocation.config
-    signals.grace_s, timeout_s = config.checkpoint.grace_s, config.comm.timeout_s
-    watchdog.limit(max(timeout_s, CommConfig.timeout_s) if timeout_s else 0)  # to load and compile is no hang
-    _use_threads(world, config.threads or environment.planned_threads() or world.threads_per_rank())
-    _stop_if_asked(world, signals)
+    session.prepare(config)
     trainer = _build_trainer(world, config)
     trainer.signals = signals
-    _stop_if_asked(world, signals)
+    session.stop_if_asked()
     resume_from = _find_resume_point(world, invocation)
     if resume_from is not None:
         world.run_together(lambda: trainer.resume(resume_from))
         world.check_agreement({"checkpoint": f"step {trainer.step}: {trainer.parameters_sha256()}"})
-    run = _open_run(world, trainer, invocation, started)
+    run = _open_run(world, trainer, invocation, session.started)
     try:
-        _warm_up(world, trainer)
-        _stop_if_asked(world, signals)
-        watchdog.limit(timeout_s)
+        session.compile(trainer.warm_up)
+        session.stop_if_asked()
+        session.watchdog.limit(config.comm.timeout_s)
         signals.has_work = True
         with _traced(world, trainer, run):
             trainer.train()
@@ -184,16 +92,6 @@ def _read_invocation(world: World, arguments: Sequence[str]) -> Invocation | Non
     return world.run_on_root(read)
 
 
-def _use_threads(world: World, threads: int) -> None:
-    """Fix the number of threads of this rank's kernels; must come before Numba is imported.
-
-    The configuration decides, also over a launcher that did not know it.
-    """
-    os.environ["NUMBA_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = str(threads)
-    if world.local_size * threads > world.node_cores():
-        os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # 2 x 2 threads on 2 cores: 2 ms a step, spinning 110
-
-
 def _build_trainer(world: World, config: Config) -> Trainer:
     world.run_together(lambda: importlib.import_module("ddp.kernels.jit"))  # which may find no place for its cache
 
@@ -225,24 +123,6 @@ def _find_resume_point(world: World, invocation: Invocation) -> Path | None:
     return path
 
 
-def _stop_if_asked(world: World, signals: StopSignals) -> None:
-    """Before the first step: if a signal has come to any rank, end on all; there is nothing to save."""
-    if world.any_rank(signals.requested is not None):
-        raise Interrupted("interrupted by a signal before the first step")
-
-
-def _warm_up(world: World, trainer: Trainer) -> None:
-    """Compile on one rank of each node, under the cache's lock; then the others load what it compiled."""
-    from ddp.kernels.jit import exclusive_cache
-
-    def compile_kernels() -> None:
-        with exclusive_cache():
-            trainer.warm_up()
-
-    until_signal = trainer.signals.until_signal
-    world.first_on_node(lambda: until_signal(compile_kernels), lambda: until_signal(trainer.warm_up))
-
-
 def _traced(world: World, trainer: Trainer, run: RunDirectory) -> AbstractContextManager[None]:
     """The trace of a run, if it is configured."""
     from ddp.tracing import Tracing, traced
@@ -266,7 +146,8 @@ def _open_run(world: World, trainer: Trainer, invocation: Invocation, started: f
     config = trainer.config
     resume_step = trainer.step if invocation.resume else None
     run = world.run_on_root(lambda: create_run_directory(config, resume_step))
-    metrics = MetricsLog(run.metrics if world.is_root else None, started)
+    board = world.run_together(lambda: _tensorboard(config, run, resume_step) if world.is_root else None)
+    metrics = MetricsLog(run.metrics if world.is_root else None, started, board)
     progress = build_progress(world.is_root, trainer.total_steps, environment.terminal_width())
     log = world.run_together(lambda: ParameterLog(environment.parameter_log() if world.is_root else None))
     trainer.use_outputs(metrics, progress, run if world.is_root else None, log)
@@ -278,6 +159,13 @@ def _open_run(world: World, trainer: Trainer, invocation: Invocation, started: f
     for warning in start_warnings(facts, config.batch.shards, config.comm):
         trainer.progress.message(f"warning: {warning}")
     return run
+
+
+def _tensorboard(config: Config, run: RunDirectory, resume_step: int | None) -> Listener | None:
+    """What writes for TensorBoard, if it is configured."""
+    from ddp.observe.tensorboard import TensorBoard
+
+    return TensorBoard(run.path, resume_step) if config.output.tensorboard else None
 
 
 if __name__ == "__main__":

@@ -23,8 +23,9 @@ from ddp.comm.reducers import Reducer, applicable_rungs
 from ddp.comm.signals import StopSignals
 from ddp.comm.world import World
 from ddp.config import Config
-from ddp.data import Dataset, MicroBatch, Sampler
-from ddp.evaluation import Evaluation, Evaluator, evaluation_batch
+from ddp.data import Augmentation, Dataset, Loader, MicroBatch, Sampler
+from ddp.evaluation import Evaluation, Evaluator
+from ddp.evaluation_batch import evaluation_batch
 from ddp.global_gradient import GlobalGradient, Sweep
 from ddp.kernels import jit
 from ddp.kernels.peak import measure_peak_gflops
@@ -38,7 +39,7 @@ from ddp.observe.metrics import MetricsLog
 from ddp.observe.parameter_log import ParameterLog
 from ddp.observe.progress import Progress
 from ddp.observe.timers import PhaseTimers
-from ddp.optim import SGD
+from ddp.optim import Optimizer, num_states
 from ddp.partition import block_partition
 from ddp.recovery import Recovery
 from ddp.reducer_choice import ReducerTrials
@@ -72,19 +73,21 @@ class Trainer:
         sample_shape = dataset.train.sample_shape
         self.model = build_model(config.model, sample_shape, dataset.num_classes, config.seed, config.comm.sums_exactly)
         self.loss = build_loss(config.model)
-        capacity = max(1, self.sampler.max_samples(world.size, config.batch.accumulation))
+        augmentation, ranks = Augmentation.of(config.data, config.seed), (world.rank, world.size)
+        self.loader = Loader(dataset.train, self.sampler, *ranks, config.batch.accumulation, augmentation)
+        capacity = self.loader.capacity
         self.model.build(sample_shape, capacity)
         at_once = self._evaluation_batch(capacity)
         if at_once > capacity:
             self.model.build(sample_shape, at_once)
         self.loss.build(self.model.output_shape[0], at_once)
-        self.buffer = dataset.train.make_buffer(capacity)
         self.gradient = GlobalGradient(config, world, self.model, self.loss, self._load)
         self.update = SharedUpdate(config, world, self.gradient)
         self.trials: ReducerTrials | None = None
         rung: str = config.comm.reducer
         if rung == "auto":
-            rungs = applicable_rungs(config.comm, world, self.model.num_parameters)
+            sizes = self.model.num_parameters, num_states(config.optimizer)
+            rungs = applicable_rungs(config.comm, world, *sizes)
             rung = rungs[0]
             self.trials = ReducerTrials(world, rungs, self.total_steps) if len(rungs) > 1 else None
         self.update.use(rung)
@@ -124,7 +127,7 @@ class Trainer:
         return self.recovery.writer
 
     @property
-    def optimizer(self) -> SGD:
+    def optimizer(self) -> Optimizer:
         """Of the part of the parameters that this rank updates."""
         return self.update.optimizer
 
@@ -148,8 +151,10 @@ class Trainer:
 
         Where the cache may lack a kernel, hold `ddp.kernels.jit.exclusive_cache`.
         """
-        inputs = np.zeros_like(self.buffer.inputs[:1])
-        targets = np.zeros_like(self.buffer.targets[:1])
+        self.loader.warm_up()
+        self.evaluator.warm_up()
+        inputs = np.zeros_like(self.loader.buffer.inputs[:1])
+        targets = np.zeros_like(self.loader.buffer.targets[:1])
         # Of the steps' own kind, read-only: Numba compiles anew for a writable array.
         draws = Draws(self.config.seed, 0, self.sampler.global_batch(0, 0)[:1], np.array([0, 1]))
         self.model.forward(inputs, training=False)
@@ -234,7 +239,7 @@ class Trainer:
             is_finite = self.local.step(sweeps, self.lr, factor, averages, self.timers, self.agreement)
             self.grad_norm = self.local.grad_norm
         elif is_finite := self.gradient.compute(sweeps, self.timers, self.agreement):
-            self.grad_norm = self.update.step(self.lr, 1 / len(indices) if is_mean else 1.0, self.timers)
+            self.grad_norm = self.update.step(self.step, self.lr, 1 / len(indices) if is_mean else 1.0, self.timers)
             with self.timers.phase("update"):
                 self.gradient.accept()
                 if self.gradient.measures_noise:
@@ -260,7 +265,7 @@ class Trainer:
         ]
 
     def _load(self, samples: npt.NDArray[np.int64]) -> tuple[Float32, npt.NDArray[Any]]:
-        return self.dataset.train.gather(samples, self.buffer)
+        return self.loader.load(self.step, samples)
 
     @property
     def loss_sum(self) -> float:

@@ -45,6 +45,8 @@ class OutputConfig:
     """Whether to time every layer, and end with a table of time, operations, bytes and fraction of peak."""
     trace: bool = False
     """Whether each rank writes what it does when into trace-rankNNNNN.json (docs/tracing.md)."""
+    tensorboard: bool = False
+    """Whether losses, accuracy and times are written for TensorBoard, too; needs the extra tensorboard."""
 
     def __post_init__(self) -> None:
         require(self.log_every >= 1, "output.log_every", self.log_every, "use 1 or more")

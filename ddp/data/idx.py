@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ddp.data.dataset import Array, DataError, Dataset, Share, Split
+from ddp.data.dataset import DataError, Dataset, Share, Split
+from ddp.data.pieces import Array
 
 NUM_CLASSES = 10
 TRAIN_PREFIX, TEST_PREFIX = "train", "t10k"

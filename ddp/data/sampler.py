@@ -9,13 +9,19 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ddp.kernels.shuffle import draw_keys
 from ddp.partition import block_partition
-from ddp.rng import permutation
 
 
 @lru_cache(maxsize=2)  # the epoch that runs, and the next one, which a prefetching loader asks for early
 def _epoch_order(seed: int, epoch: int, num_samples: int) -> npt.NDArray[np.int64]:
-    order = permutation(seed, epoch, num_samples)
+    """As `ddp.rng.permutation`, in a fifth of the time."""
+    keys = np.empty(num_samples, np.uint64)
+    draw_keys(seed, epoch, keys)
+    order = np.argsort(keys)
+    found = keys[order]
+    if (found[1:] == found[:-1]).any():  # where only a stable sort says which comes first
+        order = np.argsort(keys, kind="stable")
     order.flags.writeable = False
     return order
 
@@ -98,6 +104,12 @@ class Sampler:
             return range(num_in_batch, num_in_batch)
         first, last = self.shard_range(num_in_batch, shards[0]), self.shard_range(num_in_batch, shards[-1])
         return range(first.start, last.stop)
+
+    def rank_batch(self, epoch: int, step_in_epoch: int, rank: int, world_size: int) -> npt.NDArray[np.int64]:
+        """The samples of a rank's part of one step, in order; may be empty."""
+        batch = self.global_batch(epoch, step_in_epoch)
+        mine = self.rank_range(len(batch), rank, world_size)
+        return batch[mine.start : mine.stop]
 
     def rank_shards(self, num_in_batch: int, rank: int, world_size: int) -> npt.NDArray[np.int64]:
         """Where each of a rank's shards begins in its part of the global batch, and the end: (S + 1,) int64."""

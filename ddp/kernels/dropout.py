@@ -11,34 +11,13 @@ from __future__ import annotations
 import numpy as np
 
 from ddp import rng
-from ddp.kernels.jit import inline, kernel, prange
+from ddp.kernels.jit import kernel, prange
+from ddp.kernels.philox import philox_4x32
 from ddp.kernels.types import Float32, Int64
 
 __all__ = ["dropout", "dropout_relu_backward"]
 
-# All of one unsigned type: Numba turns a mixture of signed and unsigned 64-bit integers into a float.
-ROUNDS = rng.ROUNDS
-MULTIPLIER_0 = np.uint64(rng.MULTIPLIER_0)
-MULTIPLIER_1 = np.uint64(rng.MULTIPLIER_1)
-WEYL_0 = np.uint64(rng.WEYL_0)
-WEYL_1 = np.uint64(rng.WEYL_1)
-MASK_32 = np.uint64(rng.MASK_32)
-SHIFT_32 = np.uint64(32)
 ZERO = np.float32(0)
-
-
-@inline
-def _philox_4x32(
-    c0: np.uint64, c1: np.uint64, c2: np.uint64, c3: np.uint64, key: np.uint64
-) -> tuple[np.uint64, np.uint64, np.uint64, np.uint64]:
-    """The four 32-bit words of one counter, as `ddp.rng.philox_4x32`."""
-    k0, k1 = key & MASK_32, key >> SHIFT_32
-    for _ in range(ROUNDS):
-        product_0, product_1 = c0 * MULTIPLIER_0, c2 * MULTIPLIER_1
-        c0, c1 = (product_1 >> SHIFT_32) ^ c1 ^ k0, product_1 & MASK_32
-        c2, c3 = (product_0 >> SHIFT_32) ^ c3 ^ k1, product_0 & MASK_32
-        k0, k1 = (k0 + WEYL_0) & MASK_32, (k1 + WEYL_1) & MASK_32
-    return c0, c1, c2, c3
 
 
 @kernel
@@ -57,14 +36,14 @@ def _dropout(
         c1 = np.uint64(samples[s])
         # Four words of a block written one by one: so the loop over blocks is vectorised (0.3 ns an element, not 2.2).
         for block in range(F // 4):
-            w0, w1, w2, w3 = _philox_4x32(np.uint64(block), c1, c2, c3, key)
+            w0, w1, w2, w3 = philox_4x32(np.uint64(block), c1, c2, c3, key)
             f = 4 * block
             # A factor of 0 rather than a choice of 0: a NaN must survive.
             y[s, f] = x[s, f] * (ZERO if w0 < threshold else scale)
             y[s, f + 1] = x[s, f + 1] * (ZERO if w1 < threshold else scale)
             y[s, f + 2] = x[s, f + 2] * (ZERO if w2 < threshold else scale)
             y[s, f + 3] = x[s, f + 3] * (ZERO if w3 < threshold else scale)
-        words = _philox_4x32(np.uint64(F // 4), c1, c2, c3, key)
+        words = philox_4x32(np.uint64(F // 4), c1, c2, c3, key)
         for word in range(F % 4):
             f = F - F % 4 + word
             y[s, f] = x[s, f] * (ZERO if words[word] < threshold else scale)

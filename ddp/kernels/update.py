@@ -1,4 +1,4 @@
-"""The SGD update of the flat parameters from the flat sums of gradients, and the norm of the gradient.
+"""What the updates of all optimizers are made of: blocks of the flat buffers, their sums over the ranks, and norms.
 
 Axes: N parameters, M blocks of them, each within one parameter tensor.
 """
@@ -12,7 +12,7 @@ import numpy as np
 from ddp.kernels.jit import inline, kernel, prange
 from ddp.kernels.types import Float32, Float64, GradientSum, Int64
 
-__all__ = ["LANES", "add_part", "add_up", "make_blocks", "sgd_update"]
+__all__ = ["LANES", "add_part", "add_up", "add_up_block", "make_blocks", "square_blocks", "sum_of_squares"]
 
 BLOCK = 16384  # elements: 64 kB of each buffer
 LANES = 64
@@ -42,7 +42,8 @@ def make_blocks(slices: Iterable[slice]) -> Int64:
 
 
 @inline
-def _sum_of_squares(x: GradientSum, lanes: Float64) -> float:
+def sum_of_squares(x: GradientSum, lanes: Float64) -> float:
+    """The sum of x^2 of one block, (n,), in an order that no thread changes; lanes: (LANES,) float64, workspace."""
     whole = x.size - x.size % LANES
     for k in range(LANES):
         lanes[k] = 0
@@ -59,7 +60,7 @@ def _sum_of_squares(x: GradientSum, lanes: Float64) -> float:
 
 
 @inline
-def _add_up_block(rows: GradientSum, own: int, first: int, end: int) -> GradientSum:
+def add_up_block(rows: GradientSum, own: int, first: int, end: int) -> GradientSum:
     """The sum over the rows of one block, in the own row: 64 kB, which stay in the cache for what comes next."""
     total = rows[own, first:end]
     for r in range(rows.shape[0]):
@@ -86,61 +87,22 @@ def add_up(
         squares: (M,) float64, overwritten with each block's sum of g^2.
     """
     for m in prange(blocks.shape[0]):
-        sums = _add_up_block(rows, own, start + blocks[m, 0], start + blocks[m, 1])
-        squares[m] = _sum_of_squares(sums, lanes[m]) * np.float64(scales[blocks[m, 2]]) ** 2
+        sums = add_up_block(rows, own, start + blocks[m, 0], start + blocks[m, 1])
+        squares[m] = sum_of_squares(sums, lanes[m]) * np.float64(scales[blocks[m, 2]]) ** 2
 
 
 @kernel
-def sgd_update(
-    w: Float32,
-    rows: GradientSum,
-    own: int,
-    start: int,
-    v: Float32,
-    blocks: Int64,
-    scales: Float32,
-    lr: np.float32,
-    momentum: np.float32,
-    nesterov: bool,
-    weight_decay: np.float32,
-    lanes: Float64,
-    squares: Float64,
-) -> None:
-    """Update w and v by one SGD step, in one pass in float32.
-
-    g = scale sum;  g' = g + weight_decay w;  v = momentum v + g';
-    d = g' + momentum v if nesterov else v (g' without momentum);  w = w - lr d.
+def square_blocks(x: Float32, blocks: Int64, lanes: Float64, squares: Float64) -> None:
+    """Square a buffer, for those who must know the norm of each tensor of it.
 
     Args:
-        w: (N,) float32, parameters, updated.
-        rows: (R, stride) float32 or int32, whose sum over R is that of the shards' gradients, see
-            `ddp.kernels.types.Addends`; row `own` is overwritten by it.
-        own: which row.
-        start: where in a row the parameters begin.
-        v: (N,) float32, velocity, updated; (0,) when momentum is 0.
+        x: (N,) float32.
         blocks: (M, 3) int64, from `make_blocks`.
-        scales: (T,) float32, what turns each tensor's sums into the gradient of the loss.
-        lr: learning rate, the slides' eta.
-        momentum: 0 for none.
-        nesterov: look ahead by one step of momentum.
-        weight_decay: coefficient of the L2 penalty.
         lanes: (M, LANES) float64, workspace.
-        squares: (M,) float64, overwritten with each block's sum of g^2, in an order that no thread changes.
-
-    Source: slide "Stochastic Gradient Descent", w = w - eta dL/dw; torch.optim.SGD with dampening 0.
+        squares: (M,) float64, overwritten with each block's sum of x^2.
     """
     for m in prange(blocks.shape[0]):
-        block, scale = slice(blocks[m, 0], blocks[m, 1]), scales[blocks[m, 2]]
-        w_m, v_m = w[block], v[block]  # counted from 0: the compiler then uses vectors
-        sums_m = _add_up_block(rows, own, start + blocks[m, 0], start + blocks[m, 1])
-        squares[m] = _sum_of_squares(sums_m, lanes[m]) * np.float64(scale) ** 2
-        for n in range(w_m.size):
-            d = np.float32(sums_m[n]) * scale + weight_decay * w_m[n]
-            if v.size > 0:
-                v_n = momentum * v_m[n] + d
-                v_m[n] = v_n
-                d = d + momentum * v_n if nesterov else v_n
-            w_m[n] -= lr * d
+        squares[m] = sum_of_squares(x[blocks[m, 0] : blocks[m, 1]], lanes[m])
 
 
 @kernel

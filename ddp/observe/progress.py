@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -28,15 +28,18 @@ class Progress:
 
 
 class PlainProgress(Progress):
-    """Plain lines, a progress line at most every few seconds; for files, pipes and batch jobs."""
+    """Plain lines, few of them of progress; for files, pipes and batch jobs."""
 
     INTERVAL_S = 2.0
+    """Between two lines of progress at the least."""
+    MOST_LINES = 20
+    """Of progress in a run, however long."""
 
     def __init__(self, total_steps: int, stream: TextIO) -> None:
         """Take the length of the run, in steps, and where to write."""
         self.total_steps, self.stream = total_steps, stream
         self._first: tuple[float, int] | None = None
-        self._last = 0.0
+        self._last, self._next_step = 0.0, 0.0
 
     def message(self, text: str) -> None:
         """Write one line."""
@@ -48,9 +51,9 @@ class PlainProgress(Progress):
         now = time.perf_counter()
         if self._first is None:
             self._first = (now, step)
-        if now - self._last < self.INTERVAL_S:
+        if now - self._last < self.INTERVAL_S or step < self._next_step:
             return
-        self._last = now
+        self._last, self._next_step = now, step + self.total_steps / self.MOST_LINES
         started, first_step = self._first
         done = step - first_step
         left = f"{(now - started) / done * (self.total_steps - step):6.0f} s left" if done else ""
@@ -68,20 +71,21 @@ class TerminalProgress(Progress):
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as RichProgress
+        from rich.table import Column
 
         columns = (
             TextColumn("epoch {task.fields[epoch]}"),
-            BarColumn(),
+            BarColumn(None, table_column=Column(ratio=1)),  # what the figures leave
             MofNCompleteColumn(),
-            TextColumn(
-                "loss {task.fields[loss]:.4f}  {task.fields[quality]}  {task.fields[samples_per_s]:.0f} samples/s"
-            ),
+            TextColumn("{task.fields[figures]}"),
             TimeRemainingColumn(),
         )
         console = Console(force_terminal=True, width=width)
-        self._bar: RichProgress = RichProgress(*columns, console=console, redirect_stdout=False, redirect_stderr=False)
-        fields: dict[str, Any] = {"epoch": 0, "loss": float("nan"), "quality": "", "samples_per_s": 0.0}
-        self._task = self._bar.add_task("train", total=total_steps, **fields)
+        self._bar: RichProgress = RichProgress(
+            *columns, console=console, expand=True, redirect_stdout=False, redirect_stderr=False
+        )
+        self._quality = ""
+        self._task = self._bar.add_task("train", total=total_steps, epoch=0, figures="")
         self._bar.start()
 
     def message(self, text: str) -> None:
@@ -90,11 +94,12 @@ class TerminalProgress(Progress):
 
     def step(self, step: int, epoch: int, loss: float, samples_per_s: float) -> None:
         """Move the bar."""
-        self._bar.update(self._task, completed=step, epoch=epoch, loss=loss, samples_per_s=samples_per_s)
+        figures = f"loss {loss:.4f}  {self._quality}{samples_per_s:.0f} samples/s"
+        self._bar.update(self._task, completed=step, epoch=epoch, figures=figures)
 
     def evaluation(self, epoch: int, loss: float, quality: str) -> None:
         """Print the line, and keep the accuracy beside the bar."""
-        self._bar.update(self._task, quality=quality)
+        self._quality = f"{quality.removeprefix('test ')}  "  # a word less, to fit into 80 columns
         super().evaluation(epoch, loss, quality)
 
     def close(self) -> None:

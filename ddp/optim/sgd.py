@@ -1,23 +1,23 @@
-"""Stochastic gradient descent on flat buffers."""
+"""Stochastic gradient descent on flat buffers, and LARS."""
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
+from ddp.kernels.sgd import sgd_update
 from ddp.kernels.types import Addends, Float32, Float64, GradientSum, Int64
-from ddp.kernels.update import LANES, add_up, make_blocks, sgd_update
+from ddp.kernels.update import add_up
+from ddp.optim.optimizer import Mask, Optimizer, trust_ratios
 
 
-class SGD:
+class SGD(Optimizer):
     """w = w - lr * d, where d is the gradient with weight decay and momentum, as torch.optim.SGD.
 
     With momentum 0 and no weight decay this is the slides' w = w - eta t(dL/dw), the t a transpose.
 
-    Attributes:
-        state: buffers to keep in a checkpoint, by name, each laid out like the parameters.
-        squares: (M,) of the last step, the sum of the squares of the gradient in each block.
+    With a trust coefficient c it is LARS: a tensor's learning rate is multiplied by c |w| / (|g| + weight_decay |w|),
+    and the velocity includes the learning rates of its steps.
+    Source: Y. You, I. Gitman, B. Ginsburg, "Large Batch Training of Convolutional Networks", 2017, algorithm 1.
     """
 
     def __init__(
@@ -26,77 +26,58 @@ class SGD:
         sums: GradientSum | Addends,
         momentum: float = 0.0,
         nesterov: bool = False,
-        weight_decay: float = 0.0,
+        weight_decay: float | Float32 = 0.0,
         blocks: Int64 | None = None,
         velocity: Float32 | None = None,
+        dampening: float = 0.0,
+        trust_coefficient: float = 0.0,
+        adapts: Mask | None = None,
     ) -> None:
         """Take the buffers to update.
 
         Args:
-            parameters: (N,) changed by `step`.
-            sums: (N,) read by `step`: sums of gradients over the global batch, in float32 or fixed point; or rows that
-                `step` adds first.
+            parameters: see `Optimizer`.
+            sums: see `Optimizer`.
             momentum: factor on the previous direction, in [0, 1).
             nesterov: whether to look ahead along the new direction.
-            weight_decay: factor of the parameters added to their gradient.
-            blocks: (M, 3) where the blocks of the parameter tensors lie in the buffers, from `make_blocks`; default:
-                one tensor.
+            weight_decay: factor of the parameters added to their gradient; of all tensors, or (T,) of each.
+            blocks: see `Optimizer`.
             velocity: (N,) zeros, memory for the previous direction; default: its own.
+            dampening: with momentum, 1 - dampening is the factor of the gradient in all steps but the first.
+            trust_coefficient: of LARS; 0: plain SGD.
+            adapts: (T,) which tensors LARS gives a learning rate of their own; default: all.
         """
-        self.parameters = parameters
-        self.addends = sums if isinstance(sums, Addends) else Addends(sums[np.newaxis])
-        self.blocks = make_blocks([slice(0, parameters.size)]) if blocks is None else blocks
-        self.factors = np.float32(momentum), nesterov, np.float32(weight_decay)
+        super().__init__(parameters, sums, weight_decay, blocks)
+        self.momentum, self.nesterov, self.dampening = np.float32(momentum), nesterov, dampening if momentum else 0.0
+        self.trust_coefficient, self.adapts = trust_coefficient, adapts
+        self.is_layerwise = trust_coefficient > 0
         if not momentum:
             velocity = np.zeros(0, np.float32)
         elif velocity is None:
             velocity = np.zeros(parameters.size, np.float32)
-        self.state: dict[str, Float32] = {"momentum": velocity} if momentum else {}
+        if momentum:
+            self.state = {"momentum": velocity}
         self._velocity = velocity
-        self._lanes, self.squares = np.zeros((len(self.blocks), LANES)), np.zeros(len(self.blocks))
 
-    def add_up(self, scale: Float32) -> Float64:
-        """Add the rows of the sums before `step` does, for who must know the norm first.
-
-        Args:
-            scale: (T,) what the sums of each tensor are multiplied by.
-
-        Returns:
-            (M,) `squares`.
-        """
-        add_up(*self.addends, self.blocks, scale, self._lanes, self.squares)
+    def _measure(self, scales: Float32, addends: Addends) -> Float64:
+        add_up(*addends, self.blocks, scales, self._lanes, self.squares)
         return self.squares
 
-    def step(self, lr: float, scale: float | Float32, added_up: bool = False) -> float:
-        """Update the parameters in one pass.
-
-        Args:
-            lr: learning rate of this step.
-            scale: what the sums, or those of each tensor, (T,), are multiplied by: 1 / samples for the mean loss.
-            added_up: whether `add_up` was called.
-
-        Returns:
-            The norm of the gradient; of a part of the parameters, of that part.
-        """
-        scales = np.asarray(scale, np.float32)
-        if not scales.ndim:
-            scales = np.full(int(self.blocks[:, 2].max(initial=-1)) + 1, scale, np.float32)
-        rows, own, start = self.addends
-        addends = Addends(rows[own : own + 1], 0, start) if added_up else self.addends
-        self._update(addends, self.blocks, np.float32(lr), scales)
-        return norm(self.squares)
-
-    def warm_up(self) -> None:
-        """Compile the kernels without touching parameters or state."""
-        one = np.ones(1, np.float32)
-        add_up(*self.addends, self.blocks[:0], one, self._lanes, self.squares)
-        self._update(self.addends, self.blocks[:0], np.float32(0), one)
-
-    def _update(self, addends: Addends, blocks: Int64, lr: np.float32, scales: Float32) -> None:
+    def _update(self, addends: Addends, blocks: Int64, scales: Float32, lr: float, norms: Float64 | None) -> None:
+        gain = 1 - self.dampening if self.steps else 1.0
+        gains: Float32 = np.full(len(scales), gain, np.float32)
+        rates: Float32 = np.full(len(scales), lr, np.float32)
+        if self.is_layerwise:
+            assert norms is not None
+            gains, rates = self._local_rates(lr, norms), np.ones_like(rates)
         work = self._lanes, self.squares
-        sgd_update(self.parameters, *addends, self._velocity, blocks, scales, lr, *self.factors, *work)
+        of_tensors = scales, self.weight_decays, gains, rates
+        factors = self.momentum, self.nesterov
+        sgd_update(self.parameters, *addends, self._velocity, blocks, *of_tensors, *factors, *work)
 
-
-def norm(squares: Float64) -> float:
-    """The root of a sum that is rounded once, so that no order of the numbers changes it."""
-    return math.sqrt(math.fsum(squares))
+    def _local_rates(self, lr: float, norms: Float64) -> Float32:
+        """(T,) the learning rate of each tensor by LARS, from the norms of parameters and gradient."""
+        lengths, gradients = norms.T
+        directions = gradients + self.weight_decays[: len(norms)] * lengths
+        pairs = np.stack([lengths, directions], axis=1)
+        return (lr * trust_ratios(pairs, self.adapts, self.trust_coefficient)).astype(np.float32)

@@ -60,9 +60,9 @@ def test_more_ranks_than_slots_are_refused_before_anything_runs(cluster: Cluster
 
 
 @pytest.mark.timeout(600)
-def test_a_study_as_jobs_of_slurm(slurm: Slurm, mpi: Mpi, tmp_path: Path) -> None:
+def test_a_study_as_jobs_of_slurm(slurm: Slurm, mpich: Mpi, tmp_path: Path) -> None:
     variables = environment(SLURM_CONF=str(slurm.folder / "slurm.conf"))
-    scale = [mpi.python, "-m", "launch", "scale"]
+    scale = [mpich.python, "-m", "launch", "scale"]
     resources = ["--submit", "slurm", "--ranks-per-node", "1", "--time", "00:05:00"]
     command = [*scale, "--ranks", "1,2", *resources, *POINTS, *SMALL]
     done = slurm.cluster.exec(1, command, tmp_path, TOGETHER_S, variables)

@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
+from launch.scaling.collectives import read_collectives, slow_links
 from tests.cluster.cluster import Cluster
+from tests.cluster.collectives import measure_collectives
 from tests.cluster.jobs import Mpi
 from tests.cluster.processes import processes_of
 from tests.cluster.test_scale import environment
@@ -119,11 +121,12 @@ def test_a_link_of_half_the_speed_is_named(cluster: Cluster, mpich: Mpi, tmp_pat
 
 
 @pytest.mark.timeout(600)
-def test_links_that_are_alike_are_not_named(cluster: Cluster, mpich: Mpi, tmp_path: Path) -> None:
-    points = "--ranks", "1,3", "--repeats", "1", "--steps", "20", "--", "--comm.reducer", "flat"
+def test_links_that_are_alike_are_not_named(cluster: Cluster, tmp_path: Path) -> None:
     with links(cluster, dict.fromkeys((1, 2, 3), "400mbit")):
-        report = study(cluster, mpich, tmp_path, "node1:1,node2:1,node3:1", *points)
-    assert report.faults("slow link") == []
+        measure_collectives(cluster, tmp_path, 3, (4096,), limit_s=5)
+    (one,) = read_collectives(tmp_path)
+    assert len(one.links) == 3
+    assert slow_links([one]) == []
 
 
 @pytest.mark.timeout(600)

@@ -73,6 +73,12 @@ def test_loss_and_accuracy_are_those_of_the_whole_split(world: World, alone: Wor
     assert result.accuracy == np.count_nonzero(y.argmax(axis=1) == t) / len(t)
     assert result.loss == pytest.approx(losses.mean(), rel=1e-5)
     assert by_one == result
+    counted = Evaluator(world, dataset.test, 33, dataset.num_classes).evaluate(model, loss)
+    confusion = np.zeros((10, 10), int)
+    np.add.at(confusion, (t, y.argmax(axis=1)), 1)
+    assert counted.confusion == tuple(map(tuple, confusion.tolist()))
+    assert (counted.loss, counted.accuracy) == (result.loss, result.accuracy)
+    assert counted.class_accuracy == tuple((confusion.diagonal() / confusion.sum(axis=1)).tolist())
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64])

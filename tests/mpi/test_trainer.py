@@ -65,6 +65,7 @@ VGG = replace(
     batch=BatchConfig(size=8, shards=5),
     train=TrainConfig(epochs=1),
 )
+AUGMENTED = replace(MLP, data=replace(MLP.data, crop_padding=2, flip=True, rotation=10.0))
 CASES = {
     "mlp": MLP,
     "mlp naive": replace(MLP, comm=CommConfig(reducer="naive")),
@@ -81,6 +82,8 @@ CASES = {
     "mlp sharded": replace(MLP, comm=CommConfig(reducer="sharded")),
     "mnist_cnn sharded": replace(CNN, comm=CommConfig(reducer="sharded")),
     "vgg sharded": replace(VGG, comm=CommConfig(reducer="sharded")),
+    "mlp augmented": AUGMENTED,
+    "mlp augmented, accumulated": replace(AUGMENTED, batch=replace(MLP.batch, accumulation=3)),
     "mlp accumulated": replace(MLP, batch=replace(MLP.batch, accumulation=3)),
     "mnist_cnn accumulated, bucketed": replace(
         CNN, batch=replace(CNN.batch, accumulation=8), comm=CommConfig(reducer="bucketed")
@@ -111,7 +114,7 @@ def bits(trainer: Trainer) -> bytes:
     """Of parameters, running statistics, momentum and the scales of the gradient sums."""
     arrays = [
         *trainer.model.state_dict().values(),
-        *map(trainer.reducer.whole, trainer.optimizer.state.values()),
+        *trainer.update.state().values(),
         trainer.gradient.scales.exponents,
     ]
     return b"".join(array.tobytes() for array in arrays)
@@ -167,7 +170,7 @@ def test_micro_batches_add_up_to_the_same_bits(config: Config, world: World) -> 
         whole.train_step()
         cut.train_step()
     assert bits(cut) == bits(whole)
-    assert cut.buffer.inputs.nbytes < whole.buffer.inputs.nbytes or world.size > 2
+    assert cut.loader.buffer.inputs.nbytes < whole.loader.buffer.inputs.nbytes or world.size > 2
 
 
 def test_the_reducers_that_are_tried_change_no_bit(world: World, alone: World, mpi_tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ LAYERS = ("1.weight", "3.weight", "5.weight")  # in state-dict order
 
 # DESIGN.md, section 4.
 FIELDS = {
-    "start": """versions hosts cpu mpi_library world_size threads_per_rank affinity git_revision parameters samples""",
+    "start": """versions hosts cpu mpi_library world_size threads_per_rank affinity git_revision parameters samples
+        inputs""",
     "step": """step epoch loss lr grad_norm samples_per_s step_ms compute_ms comm_exposed_ms update_ms data_ms
         slowest_rank forward_ms backward_ms wait_ms""",
     "eval": """split epoch step loss accuracy samples""",

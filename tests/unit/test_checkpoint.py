@@ -341,6 +341,15 @@ def test_the_number_of_epochs_is_bound_where_the_schedule_ends_with_the_last() -
     same_run(cosine, dataclasses.replace(cosine, train=TrainConfig(steps=1)))
 
 
+def test_a_checkpoint_of_before_a_field_was_made_has_its_default() -> None:
+    config = to_dict(Config())
+    del config["optimizer"]["dampening"]
+    made = Checkpoint(0, config, "data", {}, {})
+    check_same_run(made, Config(), "data", Path("a.safetensors"))
+    with pytest.raises(CheckpointError, match=r"optimizer\.dampening = 0\.5: checkpoint .* was made with 0\.0"):
+        check_same_run(made, Config(optimizer=OptimizerConfig(dampening=0.5)), "data", Path("a.safetensors"))
+
+
 @pytest.mark.parametrize("name", ["step", "multi_step"])
 def test_the_number_of_epochs_is_free_where_the_schedule_counts_them_from_the_first(name: Any) -> None:
     config = Config(schedule=ScheduleConfig(name=name, step_epochs=2, milestones=(1, 2)))

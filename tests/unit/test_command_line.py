@@ -15,11 +15,13 @@ from ddp.config import Config, ConfigError, to_dict
 OPTIONS = """
     --help --config --print-config --resume --seed --threads
     --model.name --model.degree --model.hidden --model.bias --model.dropout --model.depth --model.convolution
-    --data.name --data.root --data.shape --data.samples --data.classes --data.coefficients --data.noise
+    --data.name --data.root --data.download --data.shape --data.samples --data.classes --data.coefficients --data.noise
+    --data.crop_padding --data.flip --data.rotation --data.mean --data.std
     --batch.size --batch.shards --batch.accumulation
     --loss.reduction
     --optimizer.name --optimizer.lr --optimizer.momentum --optimizer.nesterov --optimizer.weight_decay
-    --optimizer.clip_norm
+    --optimizer.rho --optimizer.beta1 --optimizer.beta2 --optimizer.eps
+    --optimizer.dampening --optimizer.trust_coefficient --optimizer.decay_norm_and_bias --optimizer.clip_norm
     --schedule.name --schedule.warmup_epochs --schedule.start_factor --schedule.final_factor --schedule.step_epochs
     --schedule.milestones --schedule.gamma --schedule.power --schedule.pct_start --schedule.base_batch
     --schedule.batch_scaling
@@ -28,6 +30,7 @@ OPTIONS = """
     --comm.timeout_s
     --checkpoint.every_steps --checkpoint.every_epochs --checkpoint.keep --checkpoint.grace_s
     --output.dir --output.name --output.log_every --output.noise_scale_every --output.profile --output.trace
+    --output.tensorboard
 """.split()
 
 

@@ -35,10 +35,32 @@ CHANGED = Config(
     seed=2**64 - 1,
     threads=3,
     model=ModelConfig(name="polynomial", degree=5, hidden=(), bias=True, dropout=False, convolution="direct", depth=16),
-    data=DataConfig(name="polynomial", root='a "quoted" \\ path', shape=(3, 1, 9), coefficients=(1e-9,), noise=0.0),
+    data=DataConfig(
+        name="polynomial",
+        root='a "quoted" \\ path',
+        download=True,
+        shape=(3, 1, 9),
+        coefficients=(1e-9,),
+        noise=0.0,
+        mean=(0.5, 0.25),
+        std=(2.0,),
+    ),
     batch=BatchConfig(size=7, shards=3, accumulation=2),
     loss=module.LossConfig(reduction="sum"),
-    optimizer=OptimizerConfig(lr=1e-05, momentum=0.3, nesterov=True, weight_decay=1 / 3, clip_norm=2.5),
+    optimizer=OptimizerConfig(
+        name="lars",
+        lr=1e-05,
+        momentum=0.3,
+        nesterov=True,
+        trust_coefficient=0.1,
+        rho=0.1,
+        beta1=0.2,
+        beta2=0.4,
+        eps=0.5,
+        weight_decay=1 / 3,
+        decay_norm_and_bias=False,
+        clip_norm=2.5,
+    ),
     schedule=ScheduleConfig(
         name="multi_step",
         warmup_epochs=0.1,
@@ -53,10 +75,19 @@ CHANGED = Config(
     train=TrainConfig(epochs=0, steps=12, evaluate_every=0, on_nonfinite="skip"),
     comm=module.CommConfig(exact=False, reducer="naive", bucket_mb=0.25, check_every=7, timeout_s=1.5),
     checkpoint=CheckpointConfig(every_steps=4, every_epochs=0, keep=0, grace_s=2.5),
-    output=OutputConfig(dir="elsewhere/", name="a-b.c", log_every=1, noise_scale_every=5, profile=True, trace=True),
+    output=OutputConfig(
+        dir="elsewhere/",
+        name="a-b.c",
+        log_every=1,
+        noise_scale_every=5,
+        profile=True,
+        trace=True,
+        tensorboard=True,
+    ),
 )
 COMPRESSED = Config(comm=module.CommConfig(compression="fp16"))
 SCALED = Config(schedule=ScheduleConfig(base_batch=32, batch_scaling="sqrt"))
+AUGMENTED = Config(data=DataConfig(crop_padding=1, flip=True, rotation=12.5))
 LOCAL = Config(comm=module.CommConfig(sync_every=7, reducer="flat"))
 
 
@@ -117,6 +148,26 @@ RANGES = [
         OptimizerConfig,
         {"nesterov": True, "momentum": 0.0},
         "optimizer.nesterov = true: needs optimizer.momentum above 0",
+    ),
+    (OptimizerConfig, {"rho": 1.0}, "optimizer.rho = 1.0: use a value in [0, 1)"),
+    (OptimizerConfig, {"beta1": -0.1}, "optimizer.beta1 = -0.1: use a value in [0, 1)"),
+    (OptimizerConfig, {"beta2": 1.0}, "optimizer.beta2 = 1.0: use a value in [0, 1)"),
+    (OptimizerConfig, {"eps": -1e-8}, "optimizer.eps = -1e-08: use a finite number, 0 or more"),
+    (
+        OptimizerConfig,
+        {"name": "adam", "nesterov": True},
+        "optimizer.nesterov = true: is not of adam; use optimizer.name = sgd or lars",
+    ),
+    (OptimizerConfig, {"dampening": 1.0}, "optimizer.dampening = 1.0: use a value in [0, 1)"),
+    (
+        OptimizerConfig,
+        {"dampening": 0.5, "nesterov": True},
+        "optimizer.dampening = 0.5: needs optimizer.name = sgd, and no optimizer.nesterov",
+    ),
+    (
+        OptimizerConfig,
+        {"name": "lars", "trust_coefficient": 0.0},
+        "optimizer.trust_coefficient = 0.0: use a finite number above 0",
     ),
     (ScheduleConfig, {"warmup_epochs": -1.0}, "schedule.warmup_epochs = -1.0: use 0 to 1000000000"),
     (ScheduleConfig, {"warmup_epochs": math.inf}, "schedule.warmup_epochs = inf: use 0 to 1000000000"),
@@ -243,8 +294,8 @@ def test_to_dict_keeps_order_and_makes_lists() -> None:
 
 @pytest.mark.parametrize(
     "config",
-    [Config(), CHANGED, COMPRESSED, LOCAL, SCALED],
-    ids=["default", "all-changed", "compressed", "local", "scaled"],
+    [Config(), CHANGED, COMPRESSED, LOCAL, SCALED, AUGMENTED],
+    ids=["default", "all-changed", "compressed", "local", "scaled", "augmented"],
 )
 def test_toml_reads_back_to_the_same_configuration(config: Config, tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
@@ -254,9 +305,11 @@ def test_toml_reads_back_to_the_same_configuration(config: Config, tmp_path: Pat
 
 
 def test_the_changed_configuration_differs_in_every_field_that_has_a_choice() -> None:
-    only = {("data", "samples"), ("data", "classes"), ("optimizer", "name")}
+    only = {("data", "samples"), ("data", "classes")}
+    only |= {("optimizer", "dampening")}  # not with nesterov
     only |= {("comm", "compression"), ("comm", "sync_every")}  # which need another reducer
     only |= {("schedule", "base_batch"), ("schedule", "batch_scaling")}  # which need another reduction
+    only |= {("data", "crop_padding"), ("data", "flip"), ("data", "rotation")}  # which need images
     default, changed = to_dict(Config()), to_dict(CHANGED)
     same = {(s, f) for s in SECTIONS for f in default[s] if default[s][f] == changed[s][f]}
     assert same == only

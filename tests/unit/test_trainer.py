@@ -271,7 +271,7 @@ def test_a_step_allocates_nothing_of_batch_or_parameter_size(config: Config, mak
     config = change(change(config, "data", samples=2000, shape=(2, 12, 12), classes=10), "batch", size=256)
     trainer = make_trainer(config)
     trainer.train_step()  # the steps to come are of the same epoch: each epoch draws its permutation
-    assert min(a.nbytes for a in (trainer.model.parameters, trainer.buffer.inputs, trainer.loss.dy)) > 10_000
+    assert min(a.nbytes for a in (trainer.model.parameters, trainer.loader.buffer.inputs, trainer.loss.dy)) > 10_000
     was_enabled = _nrt_python.memsys_stats_enabled()
     _nrt_python.memsys_enable_stats()
     tracemalloc.start()

@@ -19,15 +19,15 @@ from ddp.kernels.types import Addends, Float32, Float64, GradientSum, Int64
 class ShardedReducer(Reducer):
     """Reduce-scatter before the update, allgather after it."""
 
-    def __init__(self, world: World, model: Buffers, blocks: Int64) -> None:
+    def __init__(self, world: World, model: Buffers, blocks: Int64, num_states: int = 1) -> None:
         """Cut the parameters into a part for each rank."""
-        super().__init__(world, model, blocks)
+        super().__init__(world, model, blocks, num_states)
         parts = cut_into_parts(blocks, world.size)
         self.part = parts[world.rank]
         self.lengths = [part.size for part in parts]
         self.num_blocks = [part.rows.stop - part.rows.start for part in parts]
         self._sums = cast("GradientSum", np.zeros(self.lengths[world.rank], model.gradient_sums.dtype))
-        self._squares = np.zeros(len(blocks))
+        self._squares, self._pairs = np.zeros(len(blocks)), np.zeros((len(blocks), 2))
 
     @property
     def addends(self) -> Addends:
@@ -41,9 +41,11 @@ class ShardedReducer(Reducer):
 
     def gather_squares(self, squares: Float64) -> Float64:
         """Of all ranks' blocks."""
-        with self.world.collective("squares of all ranks", self._squares.nbytes):
-            self.world.comm.Allgatherv(squares, [self._squares, self.num_blocks])
-        return self._squares
+        everyones = self._squares if squares.ndim == 1 else self._pairs
+        counts = [number * everyones[:1].size for number in self.num_blocks]
+        with self.world.collective("squares of all ranks", everyones.nbytes):
+            self.world.comm.Allgatherv(squares, [everyones, counts])
+        return everyones
 
     def publish(self, squares: Float64) -> Float64:
         """Give all ranks this one's part of the parameters, and its squares."""
@@ -51,7 +53,7 @@ class ShardedReducer(Reducer):
             self.world.comm.Allgatherv(MPI.IN_PLACE, [self.model.parameters, self.lengths])
         return self.gather_squares(squares)
 
-    def whole(self, state: Float32) -> Float32:
+    def whole(self, number: int, state: Float32) -> Float32:
         """(N,) gathered from all ranks."""
         whole = np.empty(sum(self.lengths), np.float32)
         with self.world.collective("optimizer's state of all ranks", whole.nbytes):

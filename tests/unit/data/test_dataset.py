@@ -11,7 +11,8 @@ import pytest
 
 from ddp.config import DataConfig
 from ddp.data import LOADERS, DataError, Dataset, Split, load_dataset
-from ddp.data.dataset import Array, standardisation
+from ddp.data.dataset import standardisation
+from ddp.data.pieces import Array
 
 SCALE, SHIFT = np.float32(0.013), np.float32(-0.42)
 

@@ -15,8 +15,8 @@ from hypothesis.extra import numpy as npst
 
 from ddp.config import DataConfig
 from ddp.data import DataError, load_dataset, unshared
-from ddp.data.dataset import Array
 from ddp.data.idx import encode_idx, find_idx, read_images, read_labels
+from ddp.data.pieces import Array
 
 NAMES = (
     "train-images-idx3-ubyte",

@@ -29,6 +29,7 @@ from ddp.kernels import (
     powers,
     reference,
     relu,
+    sgd,
     softmax,
     squared_error,
     update,
@@ -348,7 +349,7 @@ def sgd_update_case(draw):
     w, g, v = values(N), values(R, start + N), values(N if has_velocity else 0)
     momentum = draw(st.floats(0.1, 0.99)) if has_velocity else 0.0
     rest = (momentum, draw(st.booleans()) and has_velocity, draw(st.floats(0, 0.1)))
-    scale, lr = draw(st.floats(1e-3, 1)), draw(st.floats(1e-3, 1))
+    scale, lr, gain = (draw(st.floats(1e-3, 1)) for _ in range(3))
     dtype, blocks = (
         draw(st.sampled_from([np.float32, np.int32])),
         update.make_blocks([slice(0, N // 2), slice(N // 2, N)]),
@@ -358,15 +359,16 @@ def sgd_update_case(draw):
     g, g_magnitude = f64(mine)[0].sum(axis=0), np.abs(f64(mine)[0]).sum(axis=0)
 
     def equations(w, g, v, lr):
-        new_w, new_v = reference.sgd_update(w, g, v if has_velocity else None, scale, lr, *rest)
+        new_w, new_v = reference.sgd_update(w, g, v if has_velocity else None, scale, lr, *rest, gain)
         return new_w, np.zeros(0) if new_v is None else new_v
 
     expected = equations(*f64(w, g, v), lr)
     magnitude = equations(*map(np.abs, f64(w, g_magnitude, v)), -lr)
     momentum, nesterov, weight_decay = rest
-    factors = np.float32(lr), np.float32(momentum), nesterov, np.float32(weight_decay)
+    of_tensors = [np.full(2, factor, np.float32) for factor in (scale, weight_decay, gain, lr)]
+    factors = *of_tensors, np.float32(momentum), nesterov
     lanes = np.full((len(blocks), update.LANES), np.nan)
-    scales = np.full(2, scale, np.float32)
+    scales = of_tensors[0]
     if draw(st.booleans()):  # add before the update
         update.add_up(rows, own, start, blocks, scales, lanes, squares)
         norm_first, others = squares.copy(), np.delete(rows, own, axis=0)
@@ -374,13 +376,13 @@ def sgd_update_case(draw):
     else:
         norm_first, others = None, np.delete(rows, own, axis=0)
     before = others.copy()
-    update.sgd_update(w, rows, own, start, v, blocks, scales, *factors, lanes, squares)
+    sgd.sgd_update(w, rows, own, start, v, blocks, *factors, lanes, squares)
     assert others.tobytes() == before.tobytes()
     assert norm_first is None or norm_first.tobytes() == squares.tobytes()
     np.testing.assert_allclose(rows[own, start:], g, rtol=0, atol=R * U * g_magnitude.max(initial=0))
     assert squares.sum() == pytest.approx(scale**2 * reference.sum_of_squares(f64(rows[own, start:])[0]), rel=1e-6)
-    # Each term of the update is a product of at most five rounded factors, added in at most four steps, and the rows.
-    return [(a, e, (9 + R) * U * m) for a, e, m in zip((w, v), expected, magnitude, strict=True)]
+    # Each term of the update is a product of at most six rounded factors, added in at most four steps, and the rows.
+    return [(a, e, (10 + R) * U * m) for a, e, m in zip((w, v), expected, magnitude, strict=True)]
 
 
 @settings(deadline=None, max_examples=25)

@@ -19,9 +19,13 @@ import pytest
 from numba.core.runtime import _nrt_python, rtsys
 
 from ddp.kernels import (
+    adadelta,
+    adam,
+    augment,
     batchnorm,
     compress,
     conv2d,
+    decode,
     dropout,
     flatten,
     linear,
@@ -29,6 +33,8 @@ from ddp.kernels import (
     pool,
     powers,
     relu,
+    sgd,
+    shuffle,
     softmax,
     squared_error,
     update,
@@ -44,7 +50,7 @@ from ddp.kernels.winograd_workspace import make_blocks, make_chunks
 GENERATOR = np.random.default_rng(0)
 WORDS = np.array([1, 2, 3, 2**31], np.uint64)
 SHARDS = np.array([0, 3, 3, 5, 7])
-SCALE, BLOCKS = np.float32(2**20), make_update_blocks([slice(0, 7000), slice(7000, 10_007)])
+SCALE, HALF, BLOCKS = np.float32(2**20), np.float32(0.5), make_update_blocks([slice(0, 7000), slice(7000, 10_007)])
 THREADS = 16
 BATCH, NUMBERS = 7, 10_007  # prime, so that threads and vector lanes never divide them
 
@@ -213,15 +219,46 @@ BATCHNORM = [
         ),
     ),
 ]
+STORED = GENERATOR.integers(0, 256, (13, 3, 9, 17), dtype=np.uint8)
+CHOSEN = (GENERATOR.integers(0, 13, BATCH), GENERATOR.permutation(BATCH))
 OTHERS = [
+    (decode.decode, lambda: (*CHOSEN, STORED.reshape(13, 3, 153), f(3), f(3), f(BATCH, 3, 153))),
+    (shuffle._draw_keys, lambda: (*WORDS[:3], np.zeros(NUMBERS, np.uint64))),
+    (
+        augment._augment,
+        lambda: (*CHOSEN, STORED, 100, *WORDS[:3], 2, True, 0.5, f(3), f(3), f(BATCH, 3, 9, 17)),
+    ),
+    (
+        augment._augment,
+        lambda: (*CHOSEN, STORED, 100, *WORDS[:3], 2, True, 0.0, f(3), f(3), f(BATCH, 3, 9, 17)),
+    ),
     (sum_shards, lambda: (f(BATCH), SHARDS, d(4))),
     (
-        update.sgd_update,
+        sgd.sgd_update,
         lambda: (
-            *(f(NUMBERS), f(3, NUMBERS), 1, 0, f(NUMBERS), BLOCKS, SCALE * f(2), SCALE, SCALE, True, SCALE),
+            *(f(NUMBERS), f(3, NUMBERS), 1, 0, f(NUMBERS), BLOCKS, *(SCALE * f(4, 2)), SCALE, True),
             *(d(len(BLOCKS), update.LANES), d(len(BLOCKS))),
         ),
     ),
+    (
+        adadelta.adadelta_update,
+        lambda: (
+            *(f(NUMBERS), f(3, NUMBERS), 1, 0, *np.abs(f(2, NUMBERS)), BLOCKS, *(SCALE * f(2, 2))),
+            *(SCALE, HALF, HALF, HALF, d(len(BLOCKS), update.LANES), d(len(BLOCKS))),
+        ),
+    ),
+    *[
+        (
+            adam.adam_update,
+            lambda flags=flags: (
+                *(f(NUMBERS), f(3, NUMBERS), 1, 0, f(NUMBERS), np.abs(f(NUMBERS)), BLOCKS, *(SCALE * f(4, 2))),
+                *(HALF, HALF, HALF, HALF, SCALE, HALF, HALF, *flags),
+                *(d(len(BLOCKS), update.LANES), d(len(BLOCKS)), d(len(BLOCKS))),
+            ),
+        )
+        for flags in ((True, True), (True, False), (False, True))
+    ],
+    (update.square_blocks, lambda: (f(NUMBERS), BLOCKS, d(len(BLOCKS), update.LANES), d(len(BLOCKS)))),
     (compress.compress, lambda: (f(NUMBERS), f(NUMBERS), BLOCKS, True, words(NUMBERS + len(BLOCKS)))),
     (compress.expand_sum, lambda: (words(3, NUMBERS + len(BLOCKS)), BLOCKS, True, f(NUMBERS))),
     (

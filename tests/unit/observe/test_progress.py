@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import sys
 
 import pytest
@@ -53,6 +54,17 @@ def test_plain_progress_throttles_steps_but_not_messages(clock: Clock) -> None:
     progress.message("a")
     progress.message("b")
     assert stream.getvalue().endswith("a\nb\n")
+
+
+def test_plain_progress_is_quiet_in_a_long_run(clock: Clock) -> None:
+    stream = io.StringIO()
+    progress = PlainProgress(100_000, stream)
+    for step in range(10, 100_001, 10):
+        progress.step(step, 1, 0.5, 100.0)
+        clock.now += 10 * PlainProgress.INTERVAL_S
+    shown = [int(line.split()[3].partition("/")[0]) for line in stream.getvalue().splitlines()]
+    assert len(shown) == PlainProgress.MOST_LINES
+    assert shown[:3] == [10, 5010, 10010]
 
 
 def test_plain_progress_tells_the_time_left_from_the_steps_it_saw(clock: Clock) -> None:
@@ -114,6 +126,21 @@ def test_a_terminal_gets_a_bar_and_messages_as_they_are(monkeypatch: pytest.Monk
     assert "5/10" in shown
     assert "0.1250" in shown
     assert "epoch   1  test loss 0.5000  test accuracy 97.50%\n" in shown
-    assert "0.1250  test accuracy 97.50%  4321" in shown
+    assert "0.1250  accuracy 97.50%  4321" in shown
     assert "4321 samples/s" in shown
     assert "run directory runs/[bold]x[/bold]" in shown
+
+
+def test_eighty_columns_hold_it_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    progress = TerminalProgress(46900, 80)
+    progress.step(10000, 4, 0.2345, 12345.6)
+    progress.evaluation(4, 0.25, "test accuracy 91.25%")
+    progress.step(20000, 5, 0.1234, 12345.6)
+    progress.close()
+    text = re.sub(r"\x1b\[[\d;]*m", "", terminal.getvalue())  # without colours
+    last = [frame for frame in re.split(r"\x1b\[[\d;?]*[A-Zlh]|[\r\n]", text) if frame.strip()][-1]
+    assert len(last) <= 80
+    assert re.search(r"^epoch 5 .* 20000/46900 loss 0.1234  accuracy 91.25%  12346 samples/s [-\d]+:", last)

@@ -1,4 +1,4 @@
-"""CIFAR-10's binary files: what is read from them, and one clear line for each kind of damage."""
+"""The binary files of CIFAR-10 and CIFAR-100: what is read from them, and one clear line for each kind of damage."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 
 from ddp.config import DataConfig
 from ddp.data import DataError, Dataset, load_dataset
-from ddp.data.cifar10 import UNPACKED
+from ddp.data.cifar import FORMATS
 
-RECORD = 3073
+RECORD, UNPACKED = 3073, FORMATS["cifar10"].unpacked
 MEANS, STDS = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]
 NAMES = [*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin"]
 
@@ -51,6 +51,22 @@ def test_records_are_a_label_and_three_planes(below: str, tmp_path: Path) -> Non
         for channel, row, column in [(0, 0, 0), (1, 0, 31), (2, 31, 5), (0, 7, 9)]:
             pixel = data[:, 1 + channel * 1024 + row * 32 + column]
             np.testing.assert_array_equal(split.inputs[:, channel, row, column], pixel)
+
+
+def test_of_two_labels_the_second_is_the_fine_one(tmp_path: Path) -> None:
+    generator = np.random.default_rng(3)
+    written = {name: generator.integers(0, 100, (n, 3074), dtype=np.uint8) for name, n in (("train", 7), ("test", 4))}
+    for name, data in written.items():
+        (tmp_path / f"{name}.bin").write_bytes(data.tobytes())
+    dataset = load_dataset(DataConfig(name="cifar100", root=str(tmp_path)), seed=0)
+    assert dataset.num_classes == 100
+    for split, data in (dataset.train, written["train"]), (dataset.test, written["test"]):
+        np.testing.assert_array_equal(split.targets, data[:, 1])
+        np.testing.assert_array_equal(np.asarray(split.inputs)[:, 2, 3, 4], data[:, 2 + 2 * 1024 + 3 * 32 + 4])
+    written["test"][2, 1] = 100
+    (tmp_path / "test.bin").write_bytes(written["test"].tobytes())
+    with pytest.raises(DataError, match="label 100 at position 2, expected 0 to 99"):
+        load_dataset(DataConfig(name="cifar100", root=str(tmp_path)), seed=0)
 
 
 def test_each_channel_is_normalised_by_its_own_mean_and_deviation(tmp_path: Path) -> None:

@@ -1,0 +1,40 @@
+"""Predictions: of any batches the same bits, and mistakes in the order of how sure they are."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ddp.data import load_dataset
+from ddp.models import build_model
+from ddp.prediction import Mistake, Predictor, surest_mistakes
+from tests.unit.runs import CNN
+
+
+def test_batches_do_not_matter() -> None:
+    dataset = load_dataset(CNN.data, CNN.seed)
+    model = build_model(CNN.model, dataset.test.sample_shape, dataset.num_classes, seed=1)
+    predictor = Predictor(model, dataset.train, classes=True)
+    whole = np.zeros((len(dataset.train), predictor.width), np.float32)
+    predictor.predict(range(len(dataset.train)), whole)
+    inputs, _ = dataset.train.gather(np.arange(44), predictor.buffer)
+    scores = np.exp(model.forward(inputs, training=False).astype(float))
+    np.testing.assert_allclose(whole, scores / scores.sum(axis=1, keepdims=True), rtol=1e-5)
+    for size in (1, 7):
+        predictor.batch_size = size
+        parts = np.zeros_like(whole)
+        for samples in (range(13), range(13, 13), range(13, 44)):
+            predictor.predict(samples, parts)
+        assert parts.tobytes() == whole.tobytes()
+
+
+def test_mistakes_are_ordered_by_probability_then_sample() -> None:
+    rows = [[0.5, 0.25, 0.25], [0.25, 0.75, 0], [0, 0.25, 0.75], [0, 1, 0], [0.75, 0, 0.25]]
+    probabilities = np.array(rows, np.float32)
+    labels = np.array([1, 0, 0, 1, 2])
+    assert surest_mistakes(probabilities, labels) == [
+        Mistake(1, 0, 1, 0.75),
+        Mistake(2, 0, 2, 0.75),
+        Mistake(4, 2, 0, 0.75),
+        Mistake(0, 1, 0, 0.5),
+    ]
+    assert surest_mistakes(probabilities, probabilities.argmax(axis=1)) == []

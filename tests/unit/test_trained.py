@@ -1,0 +1,74 @@
+"""What a trained network takes: the record of it, what fits, and what a run without a record falls back on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ddp.config import Config, DataConfig
+from ddp.data import load_dataset
+from ddp.run_directory import RunDirectory
+from ddp.trained import InputFormat, read_input_format
+
+GREY = InputFormat((1, 2, 3), "uint8", (0.5,), (-1.0,), 4)
+COLOUR = InputFormat((3, 2, 2), "float32", (1.0, 2.0, 3.0), (0.0, 10.0, 20.0), 4)
+POINTS = InputFormat((1,), "float32", (1.0,), (0.0,), 0)
+
+
+@pytest.mark.parametrize("name", ["digits", "synthetic", "polynomial"])
+def test_a_record_is_read_back_to_the_same_bits(name: str) -> None:
+    dataset = load_dataset(DataConfig(name=name, samples=20), 0)  # type: ignore[arg-type]
+    form = InputFormat.of(dataset)
+    again = InputFormat.from_record(json.loads(json.dumps(dataclasses.asdict(form))))
+    assert again == form
+    split, indices = again.split(dataset.test.inputs, "X"), np.array([3, 0, 1])
+    mine, _ = split.gather(indices, split.make_buffer(3))
+    theirs, _ = dataset.test.gather(indices, dataset.test.make_buffer(3))
+    assert mine.tobytes() == theirs.tobytes()
+
+
+def test_samples_are_normalised_by_channel() -> None:
+    split = COLOUR.split(np.ones((2, 3, 2, 2), np.float32), "X")
+    inputs, _ = split.gather(np.array([1]), split.make_buffer(1))
+    assert inputs[0, :, 0, 0].tolist() == [1.0, 12.0, 23.0]
+
+
+@pytest.mark.parametrize(
+    ("form", "shape"),
+    [(GREY, (5, 1, 2, 3)), (GREY, (5, 2, 3)), (COLOUR, (5, 3, 2, 2)), (POINTS, (5, 1)), (POINTS, (5,))],
+)
+def test_an_axis_of_one_may_be_left_out(form: InputFormat, shape: tuple[int, ...]) -> None:
+    assert form.split(np.zeros(shape, form.dtype), "X").inputs.shape == (5, *form.shape)
+
+
+@pytest.mark.parametrize(
+    ("form", "shape"),
+    [(GREY, (5, 3, 2)), (GREY, (5, 6)), (GREY, (0, 2, 3)), (GREY, ()), (COLOUR, (5, 2, 2)), (POINTS, (5, 2))],
+)
+def test_another_shape_is_refused(form: InputFormat, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="the network takes") as raised:
+        form.split(np.zeros(shape, form.dtype), "--input x.npy")
+    assert str(raised.value).startswith(f"--input x.npy: an array of shape {shape}")
+
+
+def test_pixels_that_have_been_scaled_are_refused() -> None:
+    with pytest.raises(ValueError, match="holds float32; the network takes uint8, bytes from 0 to 255"):
+        GREY.split(np.zeros((5, 2, 3), np.float32), "X")
+
+
+def test_a_run_that_recorded_nothing_has_the_format_of_its_data(tmp_path: Path) -> None:
+    run, config = RunDirectory(tmp_path), Config()
+    expected = InputFormat.of(load_dataset(config.data, config.seed))
+    assert read_input_format(run, config) == expected
+    run.metrics.write_text('{"event": "start", "world_size": 1}\n')
+    assert read_input_format(run, config) == expected
+    record = {"event": "start", "inputs": dataclasses.asdict(GREY)}
+    run.metrics.write_text(json.dumps(record) + '\n{"event": "st')
+    assert read_input_format(run, config) == GREY
+    run.metrics.write_text('{"event": "start", "inputs": 3}\n')
+    with pytest.raises(ValueError, match="start record is damaged"):
+        read_input_format(run, config)
