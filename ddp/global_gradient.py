@@ -18,7 +18,7 @@ from ddp.fixed_point import Verdict, build_scales
 from ddp.kernels.types import Float32, Int64
 from ddp.kernels.update import add_part
 from ddp.nn import Draws, Loss, Sequential
-from ddp.nn.leaf_square import LeafSquare
+from ddp.nn.leaf_squares import LeafSquares
 from ddp.observe.timers import PhaseTimers
 
 Load = Callable[[npt.NDArray[np.int64]], tuple[Float32, npt.NDArray[Any]]]
@@ -45,7 +45,7 @@ class GlobalGradient:
         reports: what every shard of every rank reports of the last batch.
         scales: of the gradient sums.
         repeats: how often a batch was computed again because its gradients did not fit the scales.
-        measured_shard: of which shard of the next batch the square of the gradient is reported, if any.
+        measures_noise: whether the next batch's shards report the squares of their gradients.
     """
 
     reducer: Reducer
@@ -55,8 +55,8 @@ class GlobalGradient:
         self.world, self.model, self.loss, self.load, self.repeats = world, model, loss, load, 0
         self.reports = ShardReports(config.batch.shards, model.scales.size, model.num_statistics)
         self.scales = build_scales(config.comm.sums_exactly, model.scales, config.batch.shards)
-        self.leaf_square = LeafSquare(model) if config.output.noise_scale_every else None
-        self.measured_shard: int | None = None
+        self.leaf_squares = LeafSquares(model) if config.output.noise_scale_every else None
+        self.measures_noise = False
         has_earlier = config.batch.accumulation > 1
         self._earlier = np.zeros_like(model.gradient_sums) if has_earlier else model.gradient_sums[:0]
 
@@ -122,9 +122,9 @@ class GlobalGradient:
     def backward(self, sweep: Sweep) -> None:
         """The sums of the gradients of a sweep's shards, and what the shards report."""
         rows = sweep.rows
-        if self.leaf_square is not None and self.measured_shard in range(rows.start, rows.stop):
-            number, square = self.measured_shard - rows.start, self.reports.square
-            self.model.on_backward = self.leaf_square.listener(sweep.shards, number, self.scales.inverses, square)
+        if self.leaf_squares is not None and self.measures_noise:
+            squares = self.reports.squares[rows]
+            self.model.on_backward = self.leaf_squares.listener(sweep.shards, self.scales.inverses, squares)
         self.model.backward(self.loss.backward(), self.scales.leaves(sweep.shards), input_gradient=False)
         self.model.on_backward = lambda *_: None
         if rows.stop > rows.start:
@@ -147,7 +147,7 @@ class GlobalGradient:
     def warm_up(self, sweep: Sweep, inputs: Float32, targets: npt.NDArray[Any]) -> None:
         """Compile what a step needs."""
         self.forward(sweep, inputs, targets)
-        self.measured_shard = sweep.rows.start
+        self.measures_noise = True
         self.backward(sweep)
         self.reports.clear()
         add_part(self._earlier[:0], False, self.model.gradient_sums[:0])

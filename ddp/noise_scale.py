@@ -13,17 +13,22 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
+from ddp.kernels.types import Float64
 from ddp.partition import block_partition
 
-DECAY = 0.97
+DECAY = 0.9
 """Of the running means, a measurement: both parts are noisy, and only the quotient of their means makes sense."""
 
 
 class NoiseScale:
-    """Estimated from the gradient of every step, and now and then that of one of its logical shards.
+    """Estimated from the gradients of a step's logical shards, and that of the whole batch.
 
-    Of b samples the sum of the gradients, L, has the expectation E|L|^2 / b = b |G|^2 + tr(Sigma): an equation for the
-    shard, and one for the global batch, to be solved for both. That is appendix A.1 of the paper.
+    Of b samples the sum of the gradients, L, has the expectation E|L|^2 / b = b |G|^2 + tr(Sigma). Added up over the S
+    shards that is B |G|^2 + S tr(Sigma), for the whole batch B |G|^2 + tr(Sigma): two equations, to be solved for both.
+    For shards of one size that is appendix A.1 of the paper. A few samples with large gradients, as late in training,
+    count in both of the same step, and so leave |G|^2 alone: it is made of products of different shards.
 
     Attributes:
         noise: running mean of the estimates of tr(Sigma); it and the next begin at 0, which their quotient forgets.
@@ -34,38 +39,27 @@ class NoiseScale:
         """Take how many steps lie between measurements, 0 for never, and the logical shards of a step."""
         self.every, self.num_shards = every, num_shards
         self.noise = self.signal = 0.0
-        self._steps, self._samples, self._wholes = 0, 0, 0.0
 
-    def shard(self, step: int) -> int | None:
-        """Which shard is to be measured in a step, counted from 0: each in its turn; mostly none."""
-        if not self.every or (step + 1) % self.every:
-            return None
-        return (step // self.every) % self.num_shards
+    def is_due(self, step: int) -> bool:
+        """Whether to measure in a step, counted from 0."""
+        return self.every > 0 and (step + 1) % self.every == 0
 
-    def add(self, samples: int, norm: float, shard: int | None, square: float) -> None:
-        """Add a step; one whose gradient is not finite, or whose shard is empty or all of the batch, tells nothing.
+    def add(self, samples: int, squares: Float64, norm: float) -> None:
+        """Add a step's estimates; one whose gradient is not finite, or in a single shard, tells nothing.
 
         Args:
             samples: B, of the global batch.
-            norm: |L| of the global batch, by which |G|^2 is known the better the more steps lie between measurements.
-            shard: that was measured, if any.
-            square: |L|^2 of that shard.
+            squares: (S,) |L|^2 of each shard.
+            norm: |L| of the global batch.
         """
-        whole = norm**2 / samples
-        if not math.isfinite(whole):
+        sizes = np.array([len(block_partition(samples, self.num_shards, shard)) for shard in range(self.num_shards)])
+        used = np.flatnonzero(sizes)
+        apart, together = float(np.sum(squares[used] / sizes[used])), norm**2 / samples
+        if len(used) < 2 or not math.isfinite(apart + together):
             return
-        self._steps, self._samples, self._wholes = self._steps + 1, self._samples + samples, self._wholes + whole
-        size = 0 if shard is None else len(block_partition(samples, self.num_shards, shard))
-        if 0 < size < samples and math.isfinite(square):
-            share = size / samples
-            self._measure((square / size - share * whole) / (1 - share))
-
-    def _measure(self, noise: float) -> None:
-        """Add an estimate of tr(Sigma), and that of |G|^2 by it and the batches since the last one."""
-        signal = (self._wholes - self._steps * noise) / self._samples
+        noise = (apart - together) / (len(used) - 1)
         self.noise = DECAY * self.noise + (1 - DECAY) * noise
-        self.signal = DECAY * self.signal + (1 - DECAY) * signal
-        self._steps, self._samples, self._wholes = 0, 0, 0.0
+        self.signal = DECAY * self.signal + (1 - DECAY) * (together - noise) / samples
 
     @property
     def value(self) -> float | None:

@@ -233,7 +233,7 @@ class Trainer:
         with self.timers.phase("data"):
             indices = self.sampler.global_batch(epoch, step_in_epoch)
             sweeps, self.lr = self._sweeps(indices), self.timetable.learning_rate(self.step)
-        is_mean, self.gradient.measured_shard = self.config.loss.reduction == "mean", self.noise.shard(self.step)
+        is_mean, self.gradient.measures_noise = self.config.loss.reduction == "mean", self.noise.is_due(self.step)
         if self.local is not None:
             factor, averages = 1 if is_mean else len(indices), self.timetable.is_synced(self.step + 1)
             is_finite = self.local.step(sweeps, self.lr, factor, averages, self.timers, self.agreement)
@@ -242,8 +242,9 @@ class Trainer:
             self.grad_norm = self.update.step(self.step, self.lr, 1 / len(indices) if is_mean else 1.0, self.timers)
             with self.timers.phase("update"):
                 self.gradient.accept()
-                norm = self.grad_norm * len(indices) if is_mean else self.grad_norm
-                self.noise.add(len(indices), norm, self.gradient.measured_shard, self.gradient.reports.square[0])
+                if self.gradient.measures_noise:
+                    norm = self.grad_norm * len(indices) if is_mean else self.grad_norm
+                    self.noise.add(len(indices), self.gradient.reports.squares, norm)
         if not is_finite:
             self.grad_norm = math.nan
             which = f"step {self.step + 1}" if self.local is None else f"a step after step {self.synced_step}"

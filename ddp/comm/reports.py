@@ -17,18 +17,18 @@ class ShardReports:
     Attributes:
         integers: all of them as int32, for the reducer.
         loss: (S,) float64, the sum of the losses of a shard's samples.
-        square: (1,) float64, the sum of the squares of one shard's gradient, in the steps that measure one.
+        squares: (S,) float64, the sum of the squares of a shard's gradient, in the steps that measure it.
         largest: (S, T) float32, for each tensor the largest |leaf * scale|; in the row of a rank's first shard.
         statistics: (S, n) float32, of batch normalisation.
     """
 
     def __init__(self, num_shards: int, num_tensors: int, num_statistics: int) -> None:
         """Make the rows."""
-        sizes = np.array([2, *(num_shards * np.array([2, num_tensors, num_statistics]))])
-        self.integers: Int32 = np.zeros(int(sizes.sum()), np.int32)
-        square, loss, largest, statistics = np.split(self.integers, np.cumsum(sizes)[:3])
-        self.square: Float64 = square.view(np.float64)
+        widths = np.array([2, 2, num_tensors, num_statistics])
+        self.integers: Int32 = np.zeros(num_shards * int(widths.sum()), np.int32)
+        loss, squares, largest, statistics = np.split(self.integers, np.cumsum(num_shards * widths)[:3])
         self.loss: Float64 = loss.view(np.float64)
+        self.squares: Float64 = squares.view(np.float64)
         self.largest: Float32 = largest.view(np.float32).reshape(num_shards, num_tensors)
         self.statistics: Float32 = statistics.view(np.float32).reshape(num_shards, num_statistics)
 

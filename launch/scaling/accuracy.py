@@ -27,7 +27,7 @@ WARMUP_SHARE = 5 / 90
 LINEAR, SQUARE_ROOT = 1.0, 0.5
 RULES = {LINEAR: "linear", SQUARE_ROOT: "square-root"}
 """The rules of the learning rate, by the power of the batch."""
-NOISE_EVERY = 10
+NOISE_EVERY = 25
 """Steps between measurements of the gradient noise scale."""
 LOG_EVERY = 5
 """Steps of a `step` record."""
@@ -136,7 +136,7 @@ class Result:
     rates: tuple[tuple[float, float], ...] = ()
     """Epochs done and the learning rate of some steps, for a plot."""
     noise_scale: float | None = None
-    """The gradient noise scale at the end, in samples; None if it was not measured, or hid the gradient."""
+    """The gradient noise scale in the second half of training, in samples; None if it is not known."""
 
     @property
     def measurement(self) -> Measurement:

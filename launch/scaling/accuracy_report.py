@@ -62,7 +62,7 @@ class Batch:
 
     @property
     def noise_scale(self) -> float | None:
-        """The median over the seeds of the gradient noise scale at the end, in samples; None if none was measured."""
+        """The median over the seeds of the gradient noise scale late in training, in samples; None if not known."""
         known = [result.noise_scale for result in self.results if result.noise_scale is not None]
         return statistics.median(known) if known else None
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.errors import UsageError
-from launch.scaling import accuracy
+from launch.scaling import accuracy, noise
 from launch.scaling.accuracy import Result, Training, Wanted
 from launch.scaling.progress import Display, clock
 from launch.scaling.records import append, read_lines
@@ -255,5 +255,5 @@ def _read(
         is_finite=is_finite,
         provenance=_start(records) | facts,
         rates=tuple((record["step"] / steps_per_epoch, record["lr"]) for record in steps[:: 1 + len(steps) // RATES]),
-        noise_scale=next((found for record in reversed(steps) if (found := record.get("noise_scale"))), None),
+        noise_scale=noise.typical(steps),
     )

@@ -211,7 +211,7 @@ def num_statistics(run: Path) -> int:
 
 def report_size(shards: int, tensors: int, statistics: int) -> int:
     """Bytes that all logical shards report in a step: see `ddp.comm.reports`."""
-    return 8 + 4 * shards * (2 + tensors + statistics)
+    return 4 * shards * (4 + tensors + statistics)
 
 
 def layer_bytes(run: Path) -> dict[int, int]:

@@ -5,13 +5,33 @@ Source: S. McCandlish et al., "An Empirical Model of Large-Batch Training", 2018
 
 from __future__ import annotations
 
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def typical(steps: Sequence[Mapping[str, Any]]) -> float | None:
+    """The median over the second half of a training, as it grows while a network learns.
+
+    Args:
+        steps: the `step` records; one without a number is of noise that hid the gradient: of a large scale.
+
+    Returns:
+        In samples; None if nothing was measured, or half of the records have no number.
+    """
+    values = [record["noise_scale"] for record in steps if "noise_scale" in record]
+    late = [math.inf if value is None else float(value) for value in values[len(values) // 2 :]]
+    median = statistics.median(late) if late else math.inf
+    return median if math.isfinite(median) else None
+
 
 def advice(batch: int, noise_scale: float | None) -> str:
     """A sentence, of the noise scale that was measured with a batch; empty if none was."""
     if noise_scale is None:
         return ""
     return (
-        f"The gradient noise scale at the end of training with batch {batch} is about"
+        f"The gradient noise scale in the second half of training with batch {batch} is about"
         f" **{in_samples(noise_scale)} samples**: a batch of so many takes about twice the fewest steps and twice the"
         " fewest samples; smaller ones save samples, much larger ones hardly save steps."
     )

@@ -132,12 +132,9 @@ def test_reports_of_ranks_add_up_to_the_rows() -> None:
         part = ShardReports(4, 3, 5)
         part.clear()
         part.loss[rows], part.largest[rows] = whole.loss[rows], whole.largest[rows]
-        part.statistics[rows] = whole.statistics[rows]
-        if rows.start == 1:
-            part.square[:] = whole.square
+        part.statistics[rows], part.squares[rows] = whole.statistics[rows], whole.squares[rows]
         parts.append(part.integers)
     assert np.sum(parts, axis=0, dtype=np.int32).tobytes() == whole.integers.tobytes()
-    assert whole.loss.shape == (4,)
-    assert whole.square.shape == (1,)
+    assert whole.loss.shape == whole.squares.shape == (4,)
     assert whole.largest.shape == (4, 3)
     assert whole.statistics.shape == (4, 5)

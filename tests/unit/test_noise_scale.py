@@ -14,68 +14,74 @@ from ddp.partition import block_partition
 from tests.unit.runs import CNN, MLP, VGG, Make, OpenRun, bits, change, records
 
 
-def add(scale: NoiseScale, gradients: Any, shard: int) -> None:
-    """A step with the gradients of its samples, (B, N), in which a shard is measured."""
-    where = block_partition(len(gradients), scale.num_shards, shard)
-    part, whole = gradients[where.start : where.stop].sum(axis=0), gradients.sum(axis=0)
-    scale.add(len(gradients), float(np.linalg.norm(whole)), shard, float(part @ part))
+def add(scale: NoiseScale, gradients: Any) -> None:
+    """A step with the gradients of its samples: (B, N)."""
+    shards = [block_partition(len(gradients), scale.num_shards, shard) for shard in range(scale.num_shards)]
+    sums = [gradients[shard.start : shard.stop].sum(axis=0) for shard in shards]
+    squares, norm = np.array([each @ each for each in sums]), float(np.linalg.norm(gradients.sum(axis=0)))
+    scale.add(len(gradients), squares, norm)
 
 
 def test_a_step_gives_the_formulas_of_the_paper() -> None:
-    """McCandlish et al., appendix A.1, of 8 samples out of 32."""
+    """McCandlish et al., appendix A.1, of 4 shards with 8 samples each."""
     small, big = 8, 32
     gradients = np.random.default_rng(0).standard_normal((big, 50)) + 0.5
-    of_small, of_big = (np.linalg.norm(each.mean(axis=0)) ** 2 for each in (gradients[8:16], gradients))
+    parts = gradients.reshape(4, small, 50).mean(axis=1)
+    of_small, of_big = (parts**2).sum(axis=1).mean(), np.linalg.norm(gradients.mean(axis=0)) ** 2
     signal = (big * of_big - small * of_small) / (big - small)
     noise = (of_small - of_big) / (1 / small - 1 / big)
     scale = NoiseScale(1, 4)
     assert scale.value is None
-    add(scale, gradients, 1)
+    add(scale, gradients)
     assert scale.value == pytest.approx(noise / signal)
 
 
-@pytest.mark.parametrize(("samples", "num_shards", "shard"), [(30, 4, 0), (30, 4, 3), (5, 8, 2), (2, 2, 1)])
-def test_estimates_are_right_on_average_also_of_uneven_shards(samples: int, num_shards: int, shard: int) -> None:
+@pytest.mark.parametrize(("samples", "num_shards"), [(30, 4), (5, 8), (2, 2), (64, 8)])
+def test_estimates_are_right_on_average_also_of_uneven_and_empty_shards(samples: int, num_shards: int) -> None:
     """Of gradients that scatter by 3 around 1 in each of 6 directions."""
-    generator, scale = np.random.default_rng(1), NoiseScale(3, num_shards)
+    generator, scale = np.random.default_rng(1), NoiseScale(1, num_shards)
     noises, signals = [], []
-    for _ in range(4000):
+    for _ in range(6000):
         scale.noise = scale.signal = 0.0
-        for size in (samples, 7):  # steps in which nothing is measured, of other batches
-            scale.add(size, float(np.linalg.norm((1 + 3 * generator.standard_normal((size, 6))).sum(axis=0))), None, 0)
-        add(scale, 1 + 3 * generator.standard_normal((samples, 6)), shard)
+        add(scale, 1 + 3 * generator.standard_normal((samples, 6)))
         noises.append(scale.noise / (1 - DECAY))
         signals.append(scale.signal / (1 - DECAY))
     for found, true in (noises, 6 * 9), (signals, 6):
         error = np.std(found) / np.sqrt(len(found))
         assert abs(np.mean(found) - true) < 4 * error
-        assert error < 0.3 * true
+        assert error < 0.1 * true
+
+
+def test_one_sample_that_outweighs_all_others_is_noise_and_no_signal() -> None:
+    gradients = np.zeros((32, 3))
+    gradients[5] = 100, 0, 0
+    scale = NoiseScale(1, 4)
+    add(scale, gradients)
+    assert scale.signal == pytest.approx(0, abs=1e-9)
+    assert scale.noise / (1 - DECAY) == pytest.approx(100**2 / 32)
 
 
 def test_the_running_means_settle() -> None:
     generator, scale = np.random.default_rng(2), NoiseScale(1, 8)
-    for step in range(400):
-        add(scale, 1 + 3 * generator.standard_normal((64, 40)), step % 8)
+    for _ in range(100):
+        add(scale, 1 + 3 * generator.standard_normal((64, 40)))
     assert scale.value == pytest.approx(9, rel=0.25)
 
 
 def test_what_cannot_be_estimated_is_left_out() -> None:
     scale = NoiseScale(1, 4)
-    scale.add(1, 3**0.5, 0, 3.0)  # the shard is all of the batch
-    scale.add(2, 1.0, 3, 0.0)  # it is empty
-    scale.add(4, 1.0, None, 0.0)
-    scale.add(4, 1.0, 0, float("inf"))
-    scale.add(4, float("nan"), 0, 1.0)
+    scale.add(1, np.array([3.0, 0, 0, 0]), 3**0.5)  # one shard with samples
+    scale.add(4, np.array([np.inf, 1, 1, 1]), 1.0)
+    scale.add(4, np.ones(4), float("nan"))
     assert (scale.noise, scale.signal, scale.value) == (0, 0, None)
-    scale = NoiseScale(1, 4)
-    scale.add(4, 0.1, 0, 1.0)  # the samples nearly cancel each other: all is noise
+    scale.add(4, np.ones(4), 0.1)  # they nearly cancel each other: all is noise
     assert scale.noise > 0
     assert scale.value is None
 
 
-def test_each_shard_is_measured_in_its_turn() -> None:
-    assert [NoiseScale(3, 2).shard(step) for step in range(12)] == [None, None, 0, None, None, 1] * 2
-    assert {NoiseScale(0, 2).shard(step) for step in range(10)} == {None}
+def test_it_is_measured_every_so_many_steps() -> None:
+    assert [step for step in range(10) if NoiseScale(3, 2).is_due(step)] == [2, 5, 8]
+    assert not any(NoiseScale(0, 2).is_due(step) for step in range(10))
 
 
 def true_noise_scale(trainer: Any) -> float:

@@ -27,6 +27,7 @@ from launch.scaling.accuracy import (
 )
 from launch.scaling.accuracy_report import accuracy_section, sentences
 from launch.scaling.accuracy_runs import run_accuracy
+from launch.scaling.noise import typical
 from tests.unit.launch.scaling.accuracy_trainings import (
     CONFIG,
     EPOCHS,
@@ -199,7 +200,10 @@ def test_the_report_names_the_fastest_batch_and_where_the_rule_breaks(tmp_path: 
     assert "holds up to batch 256 and **breaks at batch 1024**: it does not reach 90.0%" in text
     assert "against batch 64, which needs 5 epochs" in text
     assert "On 1, 2 ranks accuracy and loss were the same to the last bit" in text
-    assert "noise scale at the end of training with batch 64 is about **1,200 samples**: a batch of so many" in text
+    assert (
+        "noise scale in the second half of training with batch 64 is about **1,200 samples**: a batch of so many"
+        in text
+    )
     rows = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("|")]
     assert [[cell.strip() for cell in row] for row in rows[2:5]] == [
         ["64", "0.1", "0", "16", "5 (4 to 6)", "3 of 3", "91.00%", "1,200", "reference"],
@@ -243,8 +247,23 @@ def test_the_report_tells_that_ranks_change_what_is_learned(tmp_path: Path, trai
     assert any("Ranks change what is learned" in sentence for sentence in sentences(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([], None),
+        ([None, None], None),
+        ([None, 9.0, 10.0, 30.0, 20.0], 20.0),
+        ([5.0, 6.0, None, 300.0, 100.0], 300.0),
+        ([5.0, 6.0, None, None], None),
+    ],
+)
+def test_the_noise_scale_of_a_training_is_the_median_of_its_second_half(values: list[Any], expected: Any) -> None:
+    others = [{"event": "step"}]
+    assert typical([*others, *({"noise_scale": value} for value in values)]) == expected
+
+
 def test_noise_is_measured_where_the_trainer_can(tmp_path: Path, trainer: Trainer) -> None:
-    assert {training.noise_every for training in finding(WANTED, CONFIG)} == {10}
+    assert {training.noise_every for training in finding(WANTED, CONFIG)} == {25}
     for values in ({"sync_every": 2}, {"reducer": "dummy"}):
         without = CONFIG | {"comm": CONFIG["comm"] | values}
         assert {training.noise_every for training in finding(WANTED, without)} == {0}

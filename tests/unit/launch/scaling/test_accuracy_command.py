@@ -166,7 +166,7 @@ def test_a_batch_that_was_never_timed_is_in_the_numbers(tmp_path: Path, trainer:
     assert report(tmp_path) == 0
     lines = (tmp_path / "accuracy.csv").read_text().splitlines()
     assert len(lines) == 1 + 2 + 2 + 1
-    assert lines[-1] == "1024,,1,8,,0.9,1.6,1.0,1,3,0,,0.0,breaks,,,,,"
+    assert lines[-1] == "1024,,1,8,,0.9,1.6,1.0,1,3,0,,0.0,,breaks,,,,,"
 
 
 def one_line(text: str) -> str:

@@ -1,4 +1,4 @@
-"""A shard's sum of squares, against a backward pass of that shard alone; and that measuring changes nothing."""
+"""Each shard's sum of squares, against a backward pass of that shard alone; and that measuring changes nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from ddp import nn
 from ddp.fixed_point import build_scales
-from ddp.nn.leaf_square import LeafSquare
+from ddp.nn.leaf_squares import LeafSquares
 
 SHARDS = np.array([0, 2, 5, 5, 6])  # one of them empty
 
@@ -41,7 +41,7 @@ SHAPES: dict[Callable[[bool], nn.Sequential], tuple[int, ...]] = {dense: (40,), 
 
 @pytest.mark.parametrize("exact", [False, True])
 @pytest.mark.parametrize("build", SHAPES)
-def test_the_square_is_that_of_the_shards_own_gradient(build: Any, exact: bool) -> None:
+def test_squares_are_those_of_each_shards_own_gradient(build: Any, exact: bool) -> None:
     generator = np.random.default_rng(3)
     x = generator.standard_normal((6, *SHAPES[build])).astype(np.float32)
     dy = generator.standard_normal((6, 5)).astype(np.float32)
@@ -54,14 +54,13 @@ def test_the_square_is_that_of_the_shards_own_gradient(build: Any, exact: bool) 
         model.backward(dy[first:end], scales.leaves(shards), input_gradient=False)
         return bytes(model.gradient_sums.tobytes() + model.largest.tobytes())
 
-    before, listening = backward(0, 6, SHARDS), LeafSquare(model)
-    for number, (first, end) in enumerate(itertools.pairwise(SHARDS)):
-        square = np.zeros(1)
-        model.on_backward = listening.listener(SHARDS, number, scales.inverses, square)
-        assert backward(0, 6, SHARDS) == before
-        model.on_backward = lambda *_: None
-        backward(first, end, np.array([0, end - first]))
-        alone = sum(np.sum(leaf.astype(np.float64) ** 2) for leaf in model.gradient_dict().values())
-        assert square[0] == pytest.approx(alone, rel=1e-6)
-        assert (alone > 0) == (end > first)
+    before, squares, expected = backward(0, 6, SHARDS), np.zeros(4), []
+    model.on_backward = LeafSquares(model).listener(SHARDS, scales.inverses, squares)
+    assert backward(0, 6, SHARDS) == before
+    model.on_backward = lambda *_: None
     assert backward(0, 6, SHARDS) == before  # the layers' gradients are where they were
+    for first, end in itertools.pairwise(SHARDS):
+        backward(first, end, np.array([0, end - first]))
+        expected.append(sum(np.sum(leaf.astype(np.float64) ** 2) for leaf in model.gradient_dict().values()))
+    assert squares == pytest.approx(expected, rel=1e-6)
+    assert squares[2] == 0 < min(squares[[0, 1, 3]])
