@@ -36,43 +36,45 @@ def _sine_cosine(angle: float) -> tuple[float, float]:
 
 
 @inline
-def _pixel(channel: UInt8 | Float32, row: int, column: int) -> np.float32:
+def _pixel(image: UInt8 | Float32, channel: int, row: int, column: int) -> np.float32:
     """The stored value, or black outside of the image."""
-    is_inside = 0 <= row < channel.shape[0] and 0 <= column < channel.shape[1]
-    return np.float32(channel[row, column]) if is_inside else ZERO
+    is_inside = 0 <= row < image.shape[1] and 0 <= column < image.shape[2]
+    return np.float32(image[channel, row, column]) if is_inside else ZERO
 
 
 @inline
 def _move(
-    channel: UInt8 | Float32,
+    image: UInt8 | Float32,
     down: int,
     right: int,
     is_mirrored: bool,
-    scale: np.float32,
-    shift: np.float32,
+    scale: Float32,
+    shift: Float32,
     y: Float32,
 ) -> None:
     """Whole pixels only."""
-    H, W = y.shape
-    for i in range(H):
-        for j in range(W):
-            column = W - 1 - j if is_mirrored else j
-            y[i, j] = _pixel(channel, i + down, column + right) * scale + shift
+    C, H, W = y.shape
+    for channel in range(C):
+        for i in range(H):
+            for j in range(W):
+                column = W - 1 - j if is_mirrored else j
+                pixel = _pixel(image, channel, i + down, column + right)
+                y[channel, i, j] = pixel * scale[channel] + shift[channel]
 
 
 @inline
 def _turn(
-    channel: UInt8 | Float32,
+    image: UInt8 | Float32,
     down: int,
     right: int,
     is_mirrored: bool,
     angle: float,
-    scale: np.float32,
-    shift: np.float32,
+    scale: Float32,
+    shift: Float32,
     y: Float32,
 ) -> None:
-    """Between four pixels, bilinearly."""
-    H, W = y.shape
+    """Between four pixels, bilinearly; where they are is the same for all channels."""
+    C, H, W = y.shape
     sine, cosine = _sine_cosine(angle)
     middle_row, middle_column = (H - 1) / 2, (W - 1) / 2
     for i in range(H):
@@ -82,10 +84,12 @@ def _turn(
             row = u + middle_row + down
             column = (-v if is_mirrored else v) + middle_column + right
             above, left = math.floor(row), math.floor(column)
+            below = above + 1
             r, c = np.float32(row - above), np.float32(column - left)
-            upper = _pixel(channel, above, left) * (ONE - c) + _pixel(channel, above, left + 1) * c
-            lower = _pixel(channel, above + 1, left) * (ONE - c) + _pixel(channel, above + 1, left + 1) * c
-            y[i, j] = (upper * (ONE - r) + lower * r) * scale + shift
+            for channel in range(C):
+                upper = _pixel(image, channel, above, left) * (ONE - c) + _pixel(image, channel, above, left + 1) * c
+                lower = _pixel(image, channel, below, left) * (ONE - c) + _pixel(image, channel, below, left + 1) * c
+                y[channel, i, j] = (upper * (ONE - r) + lower * r) * scale[channel] + shift[channel]
 
 
 @kernel
@@ -111,11 +115,10 @@ def _augment(
         down, right = int((w0 * choices) >> SHIFT_32) - padding, int((w1 * choices) >> SHIFT_32) - padding
         is_mirrored = flips and bool(w2 < HALF)
         angle = rotation * (np.float64(w3) * 2.0**-31 - 1.0)
-        for c in range(sample.shape[0]):
-            if rotation > 0.0:
-                _turn(sample[c], down, right, is_mirrored, angle, scale[c], shift[c], y[c])
-            else:
-                _move(sample[c], down, right, is_mirrored, scale[c], shift[c], y[c])
+        if rotation > 0.0:
+            _turn(sample, down, right, is_mirrored, angle, scale, shift, y)
+        else:
+            _move(sample, down, right, is_mirrored, scale, shift, y)
 
 
 def augment(
