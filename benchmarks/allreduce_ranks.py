@@ -84,7 +84,7 @@ class Rung:
         reducer, _, compression = name.partition(", ")
         config = CommConfig(reducer=reducer, compression=compression or "none")  # type: ignore[arg-type]
         self.reducer = build_reducer(config, world, self.network, blocks)
-        parameters, addends, blocks, velocity = self.reducer.mine()
+        parameters, addends, blocks, (velocity,) = self.reducer.mine()
         if not isinstance(self.reducer, NodeSharedReducer):
             velocity = buffers.velocity[self.reducer.part.where]
         self.optimizer = SGD(parameters, addends, MOMENTUM, blocks=blocks, velocity=velocity)

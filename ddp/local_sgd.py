@@ -69,7 +69,7 @@ class LocalSGD:
         return self.average(timers, agreement) if averages else True
 
     def average(self, timers: PhaseTimers, agreement: Agreement) -> bool:
-        """Give all ranks the mean of their parameters, momenta and running statistics; collective.
+        """Give all ranks the mean of their parameters, optimizer states and running statistics; collective.
 
         Each rank counts by the samples that it has taken steps with since the last average. Afterwards all ranks have
         all shards' reports of the last step.

@@ -14,7 +14,7 @@ from ddp.global_gradient import GlobalGradient
 from ddp.kernels.types import Float32, Float64
 from ddp.kernels.update import make_blocks
 from ddp.observe.timers import PhaseTimers
-from ddp.optim import Optimizer, build_optimizer, norm, tensor_norms
+from ddp.optim import Optimizer, build_optimizer, norm, num_states, tensor_norms
 from ddp.replicas import ReplicaCheck
 
 CLIP_EPSILON = 1e-6
@@ -52,7 +52,8 @@ class SharedUpdate:
             self.reducer.close()
         self.rung = rung
         comm = dataclasses.replace(self.config.comm, reducer=rung)  # type: ignore[arg-type]
-        self.reducer = self.gradient.reducer = build_reducer(comm, self.world, self.model, self.blocks)
+        buffers = comm, self.world, self.model, self.blocks
+        self.reducer = self.gradient.reducer = build_reducer(*buffers, num_states(self.config.optimizer))
         self.optimizer = build_optimizer(self.config.optimizer, *self.reducer.mine(), self.is_weight)
         if state is not None:
             self.take_state(state)
@@ -78,13 +79,13 @@ class SharedUpdate:
             The norm of the gradient, before it was clipped.
         """
         scales, clip = self.gradient.scaled_by(factor), self.config.optimizer.clip_norm
+        self.optimizer.steps = number
         squares = None
         if clip:
             squares = self._squares(scales, timers)
             scales *= min(1, clip / (norm(squares[1]) + CLIP_EPSILON))
         norms = self._tensor_norms(scales, clip > 0, timers) if self.optimizer.is_layerwise else None
         with timers.phase("update"):
-            self.optimizer.steps = number
             self.optimizer.step(lr, scales, clip > 0, norms)
         with timers.phase("comm"):
             everyones = self.reducer.publish(squares[0] if squares else self.optimizer.squares)
@@ -106,7 +107,8 @@ class SharedUpdate:
 
     def state(self) -> dict[str, Float32]:
         """The optimizer's buffers, each whole, by name; collective."""
-        return {name: self.reducer.whole(buffer) for name, buffer in self.optimizer.state.items()}
+        state = enumerate(self.optimizer.state.items())
+        return {name: self.reducer.whole(number, buffer) for number, (name, buffer) in state}
 
     def take_state(self, state: Mapping[str, Float32]) -> None:
         """Continue from whole buffers of the optimizer's state."""

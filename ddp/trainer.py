@@ -37,7 +37,7 @@ from ddp.observe.metrics import MetricsLog
 from ddp.observe.parameter_log import ParameterLog
 from ddp.observe.progress import Progress
 from ddp.observe.timers import PhaseTimers
-from ddp.optim import Optimizer
+from ddp.optim import Optimizer, num_states
 from ddp.partition import block_partition
 from ddp.recovery import Recovery
 from ddp.reducer_choice import ReducerTrials
@@ -83,7 +83,8 @@ class Trainer:
         self.trials: ReducerTrials | None = None
         rung: str = config.comm.reducer
         if rung == "auto":
-            rungs = applicable_rungs(config.comm, world, self.model.num_parameters)
+            sizes = self.model.num_parameters, num_states(config.optimizer)
+            rungs = applicable_rungs(config.comm, world, *sizes)
             rung = rungs[0]
             self.trials = ReducerTrials(world, rungs, self.total_steps) if len(rungs) > 1 else None
         self.update.use(rung)

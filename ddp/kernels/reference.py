@@ -269,6 +269,40 @@ def sgd_update(
     return w - lr * (g + momentum * v if nesterov else v), v
 
 
+def adadelta_update(
+    w: Float64, g: Float64, v: Float64, u: Float64, lr: float, rho: float, eps: float, weight_decay: float
+) -> tuple[Float64, Float64, Float64]:
+    """Zeiler 2012, algorithm 1, as torch.optim.Adadelta: (N,) each -> the new w, v and u."""
+    g = g + weight_decay * w
+    v = rho * v + (1 - rho) * g**2
+    d = np.sqrt(u + eps) / np.sqrt(v + eps) * g
+    return w - lr * d, v, rho * u + (1 - rho) * d**2
+
+
+def adam_update(
+    w: Float64,
+    g: Float64,
+    m: Float64,
+    v: Float64,
+    t: int,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    penalty: float,
+    decay: float,
+) -> tuple[Float64, Float64, Float64]:
+    """Kingma and Ba 2015, algorithm 1, with Loshchilov and Hutter's decay, in step t = 1, 2, ...
+
+    w, g, m, v: (N,); penalty: added to the gradient, times w; decay: the same to the direction -> the new w, m and v.
+    """
+    g = g + penalty * w
+    m = beta1 * m + (1 - beta1) * g
+    v = beta2 * v + (1 - beta2) * g**2
+    m_hat, v_hat = m / (1 - beta1**t), v / (1 - beta2**t)
+    return w - lr * (m_hat / (np.sqrt(v_hat) + eps) + decay * w), m, v
+
+
 def sum_of_squares(g: Float64) -> float:
     """The squared Euclidean norm: (N,) -> scalar."""
     return float(np.sum(g**2))

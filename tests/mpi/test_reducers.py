@@ -38,9 +38,9 @@ class Network:
         self.parameters, self.gradient_sums = parameters, gradient_sums
 
 
-def build(name: str, world: World, network: Network) -> Reducer:
+def build(name: str, world: World, network: Network, num_states: int = 1) -> Reducer:
     config = CommConfig(reducer=name, bucket_mb=0.05)  # type: ignore[arg-type]
-    return build_reducer(config, world, network, make_blocks(SLICES.values()))
+    return build_reducer(config, world, network, make_blocks(SLICES.values()), num_states)
 
 
 def sums(reducer: Reducer) -> np.ndarray:
@@ -101,12 +101,14 @@ def test_sums_of_integers_are_exact_where_those_of_floats_round(name: str, nodes
 
 @pytest.mark.parametrize("name", SUMMING)
 def test_the_optimizers_state_is_put_together_and_taken_apart(name: str, nodes: World) -> None:
-    reducer = build(name, nodes, Network(np.int32))
-    state, numbers = reducer.make_state(), np.arange(SIZE, dtype=np.float32)
-    reducer.take(state, numbers)
+    reducer = build(name, nodes, Network(np.int32), num_states=2)
+    states, numbers = reducer.make_states(), np.arange(2 * SIZE, dtype=np.float32).reshape(2, SIZE)
+    for state, whole in zip(states, numbers, strict=True):
+        reducer.take(state, whole)
     reducer.publish(np.zeros(len(reducer.part.blocks)))
-    np.testing.assert_array_equal(state, numbers[reducer.part.where])
-    np.testing.assert_array_equal(reducer.whole(state), numbers)
+    np.testing.assert_array_equal(states, numbers[:, reducer.part.where])
+    for number in range(2):
+        np.testing.assert_array_equal(reducer.whole(number, states[number]), numbers[number])
     reducer.close()
 
 

@@ -111,7 +111,7 @@ def bits(trainer: Trainer) -> bytes:
     """Of parameters, running statistics, momentum and the scales of the gradient sums."""
     arrays = [
         *trainer.model.state_dict().values(),
-        *map(trainer.reducer.whole, trainer.optimizer.state.values()),
+        *trainer.update.state().values(),
         trainer.gradient.scales.exponents,
     ]
     return b"".join(array.tobytes() for array in arrays)

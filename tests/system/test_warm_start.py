@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.system.jobs import Start, records
 
 FEW = ("--train.steps", "3", "--model.hidden", "[16]")
@@ -26,16 +28,29 @@ def test_a_cold_start_of_many_ranks_and_then_a_warm_one(start: Start, tmp_path: 
     assert compiled(cache) == kernels
 
 
-def test_compiled_and_loaded_kernels_compute_the_same_bits(start: Start, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "update",
+    [
+        ("--optimizer.nesterov", "true"),
+        ("--optimizer.name", "lamb", "--optimizer.lr", "0.01"),
+        ("--optimizer.name", "adadelta"),
+    ],
+    ids=["sgd", "lamb", "adadelta"],
+)
+def test_compiled_and_loaded_kernels_compute_the_same_bits(
+    update: tuple[str, ...], start: Start, tmp_path: Path
+) -> None:
     """Where the machine code differs, so do the roundings that the compiler was free to choose."""
-    update = ("--optimizer.weight_decay", "1e-2", "--optimizer.nesterov", "true")
-    runs = {}
+    runs, kernels = {}, []
     for name in ("compiled", "loaded"):
         cache = {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
-        finished = start(1, *FEW, *update, "--output.name", name, cwd=tmp_path, **cache).finish()
+        arguments = *FEW, *update, "--optimizer.weight_decay", "1e-2", "--output.name", name
+        finished = start(1, *arguments, cwd=tmp_path, **cache).finish()
         assert finished.code == 0, finished.text
         runs[name] = records(tmp_path / "runs" / name)[-1]["parameters_sha256"]
+        kernels.append(compiled(tmp_path / "cache"))
     assert runs["compiled"] == runs["loaded"]
+    assert kernels[0] == kernels[1]
 
 
 def test_two_cold_jobs_at_once(start: Start, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ OPTIONS = """
     --batch.size --batch.shards --batch.accumulation
     --loss.reduction
     --optimizer.name --optimizer.lr --optimizer.momentum --optimizer.nesterov --optimizer.weight_decay
+    --optimizer.rho --optimizer.beta1 --optimizer.beta2 --optimizer.eps
     --optimizer.dampening --optimizer.trust_coefficient --optimizer.decay_norm_and_bias --optimizer.clip_norm
     --schedule.name --schedule.warmup_epochs --schedule.start_factor --schedule.final_factor --schedule.step_epochs
     --schedule.milestones --schedule.gamma --schedule.power --schedule.pct_start --schedule.base_batch

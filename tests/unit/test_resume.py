@@ -60,6 +60,14 @@ def test_plain_sgd_resumes_too(make_trainer: Make, open_run: OpenRun, tmp_path: 
     assert bits(interrupted(config, 5, make_trainer, open_run, tmp_path)) == bits(straight)
 
 
+@pytest.mark.parametrize("name", ["lars", "adadelta", "adam", "adamw", "lamb"])
+def test_every_optimizer_resumes(name: str, make_trainer: Make, open_run: OpenRun, tmp_path: Path) -> None:
+    config = change(MLP, "optimizer", name=name, lr=0.01)
+    straight = make_trainer(config)
+    straight.train()
+    assert bits(interrupted(config, 5, make_trainer, open_run, tmp_path)) == bits(straight)
+
+
 def test_a_resumed_run_appends_to_its_records(make_trainer: Make, open_run: OpenRun, tmp_path: Path) -> None:
     interrupted(MLP, 4, make_trainer, open_run, tmp_path)
     run = RunDirectory(tmp_path / "run")

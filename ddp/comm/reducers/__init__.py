@@ -41,24 +41,24 @@ _SIMPLE: dict[str, type[Reducer]] = {
 }
 
 
-def applicable_rungs(config: CommConfig, world: World, num_parameters: int) -> list[str]:
-    """The rungs among which to choose the fastest, the simplest first; collective."""
+def applicable_rungs(config: CommConfig, world: World, num_parameters: int, num_states: int = 1) -> list[str]:
+    """The rungs among which to choose the fastest, the simplest first; `num_states` as of `Reducer`; collective."""
     if world.size == 1 or config.compression != "none" or config.sync_every > 1:
         return ["flat"]
-    shares = world.size > world.num_nodes and shared_memory_shortage(world, num_parameters) is None
+    shares = world.size > world.num_nodes and shared_memory_shortage(world, num_parameters, num_states) is None
     return ["flat", *(["node_shared"] if shares else []), "bucketed", "sharded"]
 
 
-def build_reducer(config: CommConfig, world: World, model: Buffers, blocks: Int64) -> Reducer:
+def build_reducer(config: CommConfig, world: World, model: Buffers, blocks: Int64, num_states: int = 1) -> Reducer:
     """The configured rung, see `Reducer.__init__`; collective.
 
     Raises:
         ValueError: on all ranks, if a node lacks the memory that the rung shares.
     """
     if config.sync_every > 1:
-        return LocalReducer(world, model, blocks)
+        return LocalReducer(world, model, blocks, num_states)
     if config.compression != "none":
-        return CompressedReducer(world, model, blocks, config.compression == "fp16")
+        return CompressedReducer(world, model, blocks, config.compression == "fp16", num_states)
     if config.reducer == "bucketed":
-        return BucketedReducer(world, model, blocks, config.bucket_mb)
-    return _SIMPLE[config.reducer](world, model, blocks)
+        return BucketedReducer(world, model, blocks, config.bucket_mb, num_states)
+    return _SIMPLE[config.reducer](world, model, blocks, num_states)

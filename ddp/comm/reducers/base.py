@@ -76,15 +76,16 @@ class Reducer:
     communicates: ClassVar[bool] = True
     sums_over_ranks: ClassVar[bool] = True
 
-    def __init__(self, world: World, model: Buffers, blocks: Int64) -> None:
+    def __init__(self, world: World, model: Buffers, blocks: Int64, num_states: int = 1) -> None:
         """Take the ranks and the buffers.
 
         Args:
             world: the ranks.
             model: its gradient sums are reduced.
             blocks: (M, 3) of all parameters, from `ddp.kernels.update.make_blocks`.
+            num_states: how many buffers the optimizer's state has, each as long as the parameters.
         """
-        self.world, self.model, self.blocks = world, model, blocks
+        self.world, self.model, self.blocks, self.num_states = world, model, blocks, num_states
         (self.part,) = cut_into_parts(blocks, 1)
 
     @property
@@ -97,13 +98,13 @@ class Reducer:
         """(n,) the parameters of this rank's part."""
         return self.model.parameters[self.part.where]
 
-    def make_state(self) -> Float32:
-        """(n,) zeros: memory for a buffer of the optimizer's state of this rank's part."""
-        return np.zeros(self.part.size, np.float32)
+    def make_states(self) -> Float32:
+        """(num_states, n) zeros: memory for the optimizer's state of this rank's part."""
+        return np.zeros((self.num_states, self.part.size), np.float32)
 
     def mine(self) -> tuple[Float32, Addends, Int64, Float32]:
         """What an optimizer is built on: parameters, sums, blocks, and memory for its state, of this rank's part."""
-        return self.parameters, self.addends, self.part.blocks, self.make_state()
+        return self.parameters, self.addends, self.part.blocks, self.make_states()
 
     def warm_up(self) -> None:
         """Compile what the rung needs; no rank waits for another."""
@@ -126,8 +127,13 @@ class Reducer:
         """After the update: give all ranks all parameters, and the numbers of each block as `gather_squares` does."""
         return squares
 
-    def whole(self, state: Float32) -> Float32:
-        """(N,) a buffer of the optimizer's state, of which (n,) is this rank's part; collective."""
+    def whole(self, number: int, state: Float32) -> Float32:
+        """(N,) a buffer of the optimizer's state, of which (n,) is this rank's part; collective.
+
+        Args:
+            number: which of those that `make_states` has made.
+            state: (n,) that buffer.
+        """
         return state
 
     def take(self, state: Float32, whole: Float32) -> None:

@@ -38,9 +38,9 @@ def make_buckets(num_bytes: int, item_bytes: int, bucket_bytes: int) -> list[sli
 class BucketedReducer(Reducer):
     """Sums bucket by bucket, from the end of the flat gradient to its beginning."""
 
-    def __init__(self, world: World, model: Buffers, blocks: Int64, bucket_mb: float) -> None:
+    def __init__(self, world: World, model: Buffers, blocks: Int64, bucket_mb: float, num_states: int = 1) -> None:
         """Take the largest size of a bucket, in 2**20 bytes, besides what every rung takes."""
-        super().__init__(world, model, blocks)
+        super().__init__(world, model, blocks, num_states)
         sums = model.gradient_sums
         self.buckets = make_buckets(sums.nbytes, sums.itemsize, int(bucket_mb * (1 << 20)))
         with world.collective("communicator of the buckets"):

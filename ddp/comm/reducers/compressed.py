@@ -31,9 +31,9 @@ class CompressedReducer(Reducer):
             good. Of a step that is skipped because its gradient is not finite, they lose what it carried of them.
     """
 
-    def __init__(self, world: World, model: Buffers, blocks: Int64, half: bool) -> None:
+    def __init__(self, world: World, model: Buffers, blocks: Int64, half: bool, num_states: int = 1) -> None:
         """Take whether words are float16 (else bfloat16), besides what every rung takes."""
-        super().__init__(world, model, blocks)
+        super().__init__(world, model, blocks, num_states)
         self.half = half
         parts = cut_into_parts(blocks, world.size)
         self._own = own = parts[world.rank]

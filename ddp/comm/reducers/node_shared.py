@@ -70,13 +70,16 @@ def _on_lines(num_bytes: int) -> int:
     return -(-num_bytes // 64) * 64
 
 
-def shared_memory_shortage(world: World, num_parameters: int) -> str | None:
+def shared_memory_shortage(world: World, num_parameters: int, num_states: int = 1) -> str | None:
     """Why the nodes cannot share buffers of so many parameters, in words for the user; None if they can; collective.
+
+    There are as many of the optimizer's state as `num_states`.
 
     MPI libraries take shared memory from SHARED_MEMORY, of which containers have 64 MB unless told otherwise; who
     writes beyond that is killed by SIGBUS.
     """
-    needed = 4 * num_parameters * (world.local_size + 3)  # gradients; parameters, state, and one more for safety
+    # Gradients; parameters, state, and one more for safety.
+    needed = 4 * num_parameters * (world.local_size + 2 + num_states)
     free = needed
     if SHARED_MEMORY.is_dir():
         free = shutil.disk_usage(SHARED_MEMORY).free
@@ -94,10 +97,10 @@ class NodeSharedReducer(Reducer):
     On one node the update itself adds, so that no sum is written before it is read again: of 36 MB, 5 ms less.
     """
 
-    def __init__(self, world: World, model: Buffers, blocks: Int64) -> None:
+    def __init__(self, world: World, model: Buffers, blocks: Int64, num_states: int = 1) -> None:
         """Move the model's buffers into memory that the node shares."""
-        super().__init__(world, model, blocks)
-        shortage = shared_memory_shortage(world, model.num_parameters)
+        super().__init__(world, model, blocks, num_states)
+        shortage = shared_memory_shortage(world, model.num_parameters, num_states)
         if shortage is not None:
             fix = "make room there (containers: --shm-size), or use flat"
             raise ValueError(f"comm.reducer = node_shared: {shortage}; {fix}")
@@ -106,8 +109,8 @@ class NodeSharedReducer(Reducer):
         parts = cut_into_parts(blocks, world.smallest_node)
         has_part = node.rank < len(parts)
         self.part = parts[node.rank] if has_part else cut_into_parts(blocks[:0], 1)[0]
-        sizes = 8 * len(blocks), 16 * len(blocks), 4 * count, 4 * count
-        squares, pairs, parameters, state, end = np.cumsum([0, *map(_on_lines, sizes)])
+        sizes = 8 * len(blocks), 16 * len(blocks), 4 * count, 4 * count * num_states
+        squares, pairs, parameters, states, end = np.cumsum([0, *map(_on_lines, sizes)])
         with world.collective("memory that the node shares", _on_lines(4 * count)):
             self._gradients = SharedMemory(node, _on_lines(4 * count))
             self._common = SharedMemory(node, int(end) if node.rank == 0 else 0)
@@ -115,8 +118,8 @@ class NodeSharedReducer(Reducer):
         self._rows = self._gradients.rows(kind)
         self._squares = self._common.array(0, squares, len(blocks), np.float64)
         self._pairs = self._common.array(0, pairs, 2 * len(blocks), np.float64).reshape(-1, 2)
-        self._state = self._common.array(0, state, count, np.float32)
-        self.make_state()[:] = 0  # an MPI's memory need not be
+        self._states = self._common.array(0, states, num_states * count, np.float32).reshape(num_states, count)
+        self.make_states()[:] = 0  # an MPI's memory need not be
         model.use_memory(self._common.array(0, parameters, count, np.float32), self._rows[node.rank, :count])
         self._sums = cast("GradientSum", np.zeros(self.part.size if world.num_nodes > 1 else 0, kind))
         self._meet("parameters in the node's memory")
@@ -128,9 +131,9 @@ class NodeSharedReducer(Reducer):
             return Addends(self._sums[np.newaxis])
         return Addends(self._rows, self.world.node.rank, self.part.where.start)
 
-    def make_state(self) -> Float32:
-        """(n,) of the node's one copy."""
-        return self._state[self.part.where]
+    def make_states(self) -> Float32:
+        """(num_states, n) of the node's one copy."""
+        return self._states[:, self.part.where]
 
     def finish(self) -> None:
         """With several nodes, add this rank's part, slice by slice; each is on its way while the next is added."""
@@ -166,9 +169,10 @@ class NodeSharedReducer(Reducer):
         """Wait until all ranks of the node have updated their parts."""
         return self.gather_squares(squares)
 
-    def whole(self, state: Float32) -> Float32:
+    def whole(self, number: int, state: Float32) -> Float32:
         """(N,) the node's one copy."""
-        return self._state
+        whole: Float32 = self._states[number]
+        return whole
 
     def close(self) -> None:
         """Give the memory back; the model keeps its parameters, in memory of its own."""

@@ -19,9 +19,9 @@ from ddp.kernels.types import Addends, Float32, Float64, GradientSum, Int64
 class ShardedReducer(Reducer):
     """Reduce-scatter before the update, allgather after it."""
 
-    def __init__(self, world: World, model: Buffers, blocks: Int64) -> None:
+    def __init__(self, world: World, model: Buffers, blocks: Int64, num_states: int = 1) -> None:
         """Cut the parameters into a part for each rank."""
-        super().__init__(world, model, blocks)
+        super().__init__(world, model, blocks, num_states)
         parts = cut_into_parts(blocks, world.size)
         self.part = parts[world.rank]
         self.lengths = [part.size for part in parts]
@@ -53,7 +53,7 @@ class ShardedReducer(Reducer):
             self.world.comm.Allgatherv(MPI.IN_PLACE, [self.model.parameters, self.lengths])
         return self.gather_squares(squares)
 
-    def whole(self, state: Float32) -> Float32:
+    def whole(self, number: int, state: Float32) -> Float32:
         """(N,) gathered from all ranks."""
         whole = np.empty(sum(self.lengths), np.float32)
         with self.world.collective("optimizer's state of all ranks", whole.nbytes):

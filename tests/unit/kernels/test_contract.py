@@ -19,6 +19,8 @@ import pytest
 from numba.core.runtime import _nrt_python, rtsys
 
 from ddp.kernels import (
+    adadelta,
+    adam,
     batchnorm,
     compress,
     conv2d,
@@ -45,7 +47,7 @@ from ddp.kernels.winograd_workspace import make_blocks, make_chunks
 GENERATOR = np.random.default_rng(0)
 WORDS = np.array([1, 2, 3, 2**31], np.uint64)
 SHARDS = np.array([0, 3, 3, 5, 7])
-SCALE, BLOCKS = np.float32(2**20), make_update_blocks([slice(0, 7000), slice(7000, 10_007)])
+SCALE, HALF, BLOCKS = np.float32(2**20), np.float32(0.5), make_update_blocks([slice(0, 7000), slice(7000, 10_007)])
 THREADS = 16
 BATCH, NUMBERS = 7, 10_007  # prime, so that threads and vector lanes never divide them
 
@@ -223,6 +225,24 @@ OTHERS = [
             *(d(len(BLOCKS), update.LANES), d(len(BLOCKS))),
         ),
     ),
+    (
+        adadelta.adadelta_update,
+        lambda: (
+            *(f(NUMBERS), f(3, NUMBERS), 1, 0, *np.abs(f(2, NUMBERS)), BLOCKS, *(SCALE * f(2, 2))),
+            *(SCALE, HALF, HALF, HALF, d(len(BLOCKS), update.LANES), d(len(BLOCKS))),
+        ),
+    ),
+    *[
+        (
+            adam.adam_update,
+            lambda flags=flags: (
+                *(f(NUMBERS), f(3, NUMBERS), 1, 0, f(NUMBERS), np.abs(f(NUMBERS)), BLOCKS, *(SCALE * f(4, 2))),
+                *(HALF, HALF, HALF, HALF, SCALE, HALF, HALF, *flags),
+                *(d(len(BLOCKS), update.LANES), d(len(BLOCKS)), d(len(BLOCKS))),
+            ),
+        )
+        for flags in ((True, True), (True, False), (False, True))
+    ],
     (update.square_blocks, lambda: (f(NUMBERS), BLOCKS, d(len(BLOCKS), update.LANES), d(len(BLOCKS)))),
     (compress.compress, lambda: (f(NUMBERS), f(NUMBERS), BLOCKS, True, words(NUMBERS + len(BLOCKS)))),
     (compress.expand_sum, lambda: (words(3, NUMBERS + len(BLOCKS)), BLOCKS, True, f(NUMBERS))),
