@@ -24,6 +24,8 @@ class Run:
     end: dict[str, Any]
     steps: tuple[dict[str, Any], ...] = ()
     """The `step` records."""
+    evaluations: tuple[dict[str, Any], ...] = ()
+    """The `eval` records."""
 
 
 class Training:
@@ -65,8 +67,8 @@ class Training:
             raise subprocess.CalledProcessError(code, self.process.args)
         records = [json.loads(line) for line in (self.path / "metrics.jsonl").read_text().splitlines()]
         by_event = {record["event"]: record for record in records}
-        steps = tuple(record for record in records if record["event"] == "step")
-        return Run(self.ranks, self.repeat, by_event["start"], by_event["end"], steps)
+        steps, evaluations = (tuple(each for each in records if each["event"] == event) for event in ("step", "eval"))
+        return Run(self.ranks, self.repeat, by_event["start"], by_event["end"], steps, evaluations)
 
 
 def train(ranks: int, repeat: int, arguments: Sequence[str], directory: Path, placement: Sequence[str] = ()) -> Run:
