@@ -22,6 +22,7 @@ pytestmark = pytest.mark.mpi
 # A tensor of two blocks, of which two ranks each may have one.
 LARGER = replace(MLP, model=ModelConfig(name="mlp", hidden=(400,), bias=True), train=TrainConfig(epochs=2))
 OPTIMIZERS = {
+    "sgd without a state": OptimizerConfig(lr=0.1, momentum=0.0),
     "lars": OptimizerConfig(name="lars", lr=0.1, trust_coefficient=0.05, weight_decay=1e-3),
     "lars, clipped": OptimizerConfig(name="lars", lr=0.1, trust_coefficient=0.05, clip_norm=0.3),
     "adadelta": OptimizerConfig(name="adadelta", lr=1.0),
