@@ -59,7 +59,7 @@ class Evaluator:
             batch_size: samples of one forward pass, the same on all ranks.
             num_classes: of the confusion matrix; 0: none is counted.
         """
-        self.world, self.split = world, split
+        self.world, self.split, self.read_ahead = world, split, split.read_ahead
         self.mine = block_partition(len(split), world.size, world.rank)
         self.batch_size = batch_size
         self.buffer = split.make_buffer(batch_size)
@@ -94,7 +94,7 @@ class Evaluator:
             with agreement.with_step():
                 indices = np.array(self.mine[number * self.batch_size : (number + 1) * self.batch_size], np.int64)
                 if len(indices):
-                    self.split.read_ahead(indices)
+                    self.read_ahead(indices)
                     inputs, targets = self.split.gather(indices, self.buffer)
                     outputs = model.forward(inputs, training=False)
                     loss.forward(outputs, targets)

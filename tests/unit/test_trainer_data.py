@@ -13,6 +13,7 @@ from ddp.checkpoint import Checkpoint, check_same_run, find_checkpoints
 from ddp.config import Config, ConfigError, DataConfig, to_dict
 from ddp.kernels import jit
 from tests.unit.runs import CNN, MLP, Make, OpenRun, bits, change
+from tests.unit.test_trainer import is_kernel, kernel_modules
 
 if TYPE_CHECKING:
     from ddp.trainer import Trainer
@@ -81,6 +82,18 @@ def test_an_augmented_run_goes_on_with_the_same_bits(
     assert second.step == at
     second.train()
     assert bits(second) == bits(straight)
+
+
+def test_everything_is_compiled_when_the_first_augmented_step_begins(make_trainer: Make, tmp_path: Path) -> None:
+    """Of pieces of files too: else every rank would compile, and write the cache at once."""
+    save(tmp_path, 3, make_trainer(AUGMENTED).dataset)
+    trainer = make_trainer(change(AUGMENTED, "data", name="npy", root=str(tmp_path)))
+    trainer.warm_up()
+    kernels = [kernel for module in kernel_modules() for kernel in vars(module).values() if is_kernel(kernel)]
+    before = [len(kernel.signatures) for kernel in kernels]
+    trainer.train_step()
+    trainer.evaluate()
+    assert [len(kernel.signatures) for kernel in kernels] == before
 
 
 def save(folder: Path, pieces: int, dataset: Any) -> None:

@@ -171,3 +171,18 @@ def test_a_step_outside_the_epoch_is_an_error(step: int) -> None:
 def test_numbers_below_one_are_refused(numbers: tuple[int, int, int], name: str) -> None:
     with pytest.raises(ValueError, match=name):
         Sampler(*numbers, seed=0)
+
+
+def test_equal_draws_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 64 random bits two are hardly ever equal; here they are drawn so."""
+    draws = np.arange(3000, dtype=np.uint64) % 7
+    monkeypatch.setattr("ddp.data.sampler.draw_keys", lambda seed, epoch, keys: np.copyto(keys, draws))
+    found = Sampler(3000, 3000, 1, seed=2**64 - 17).global_batch(1, 0)
+    np.testing.assert_array_equal(found, sorted(range(3000), key=lambda sample: sample % 7))
+
+
+def test_a_ranks_batch_is_its_part_of_the_global_one() -> None:
+    sampler = Sampler(50, 8, 4, seed=3)
+    for epoch, step in ((0, 0), (1, 3), (2, 6)):
+        parts = [sampler.rank_batch(epoch, step, rank, 3) for rank in range(3)]
+        np.testing.assert_array_equal(np.concatenate(parts), sampler.global_batch(epoch, step))
