@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from ddp.comm.world import World
@@ -28,7 +27,7 @@ def start_facts(world: World, trainer: Trainer) -> dict[str, Any]:
         "git_revision": provenance.git_revision(),
         "model": trainer.config.model.name,
         "data": trainer.dataset.name,
-        "inputs": dataclasses.asdict(InputFormat.of(trainer.dataset)),
+        "inputs": InputFormat.of(trainer.dataset).to_record(),
         "parameters": trainer.model.num_parameters,
         "workspace_bytes": trainer.model.workspace_bytes(),
         "samples": {"train": len(trainer.dataset.train), "test": len(trainer.dataset.test)},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -45,9 +46,14 @@ class InputFormat:
         scale, shift = (tuple(np.ravel(values).tolist()) for values in (split.scale, split.shift))
         return InputFormat(split.sample_shape, split.inputs.dtype.name, scale, shift, dataset.num_classes)
 
+    def to_record(self) -> dict[str, Any]:
+        """All of it as JSON has it, with lists."""
+        fields = dataclasses.asdict(self)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
+
     @staticmethod
     def from_record(record: Mapping[str, Any]) -> InputFormat:
-        """The inverse of `dataclasses.asdict`, with lists as JSON gives them."""
+        """The inverse of `to_record`."""
         shape, scale, shift = (tuple(record[name]) for name in ("shape", "scale", "shift"))
         return InputFormat(shape, record["dtype"], scale, shift, record["num_classes"])
 

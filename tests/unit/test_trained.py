@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -23,7 +22,7 @@ POINTS = InputFormat((1,), "float32", (1.0,), (0.0,), 0)
 def test_a_record_is_read_back_to_the_same_bits(name: str) -> None:
     dataset = load_dataset(DataConfig(name=name, samples=20), 0)  # type: ignore[arg-type]
     form = InputFormat.of(dataset)
-    again = InputFormat.from_record(json.loads(json.dumps(dataclasses.asdict(form))))
+    again = InputFormat.from_record(json.loads(json.dumps(form.to_record())))
     assert again == form
     split, indices = again.split(dataset.test.inputs, "X"), np.array([3, 0, 1])
     mine, _ = split.gather(indices, split.make_buffer(3))
@@ -66,7 +65,7 @@ def test_a_run_that_recorded_nothing_has_the_format_of_its_data(tmp_path: Path) 
     assert read_input_format(run, config) == expected
     run.metrics.write_text('{"event": "start", "world_size": 1}\n')
     assert read_input_format(run, config) == expected
-    record = {"event": "start", "inputs": dataclasses.asdict(GREY)}
+    record = {"event": "start", "inputs": GREY.to_record()}
     run.metrics.write_text(json.dumps(record) + '\n{"event": "st')
     assert read_input_format(run, config) == GREY
     run.metrics.write_text('{"event": "start", "inputs": 3}\n')
