@@ -59,8 +59,8 @@ def test_the_collectives_sum_reports_as_long_as_the_trainer_s(tmp_path: Path, mo
     one.study.config["comm"]["bucket_mb"] = 1.0
     one.measurements[0].provenance.update(tensor_bytes=[40, 8], statistics=9)
     assert extras.measure_collectives(one, 2, 1, tmp_path) == ""
-    # 8 shards: loss (a double), the largest of 2 tensors, and 9 statistics.
-    assert given == [{"bucket_mb": 1.0, "report_bytes": 8 * 4 * (2 + 2 + 9)}]
+    # 8 shards: loss and squares (doubles), the largest of 2 tensors, and 9 statistics.
+    assert given == [{"bucket_mb": 1.0, "report_bytes": 8 * 4 * (2 + 2 + 2 + 9)}]
 
 
 @pytest.mark.parametrize("line", ["{", "{}", "3", '{"ranks": "x", "threads": 1}'])
