@@ -13,13 +13,15 @@ from ddp.kernels.update import LANES, add_up, make_blocks, square_blocks
 
 Mask = npt.NDArray[np.bool_]
 """(T,) one truth for each parameter tensor."""
+LEAST_NORM = 1e-30
+"""Of what has a trust ratio: one over the norm of a direction that fades away would be infinite in float32."""
 
 
 class Optimizer(ABC):
     """Updates parameters, or a rank's part of them, from sums of gradients, in one pass over the buffers.
 
-    A layer-wise optimizer must know norms of whole tensors before it updates. Whoever has but a part of them gathers
-    what `measure` returns from all ranks, and gives `step` the `tensor_norms` of it.
+    A layer-wise optimizer makes more passes: it must know norms of whole tensors before it updates. Whoever has but a
+    part of them gathers what `measure` returns from all ranks, and gives `step` the `tensor_norms` of it.
 
     Attributes:
         is_layerwise: whether it needs them.
@@ -151,7 +153,7 @@ def tensor_norms(squares: Float64, blocks: Int64, num_tensors: int) -> Float64:
 
 
 def trust_ratios(norms: Float64, adapts: Mask | None, coefficient: float = 1.0) -> Float64:
-    """What the learning rate of each tensor is multiplied by: coefficient |w| / |d|, or 1 where one of them is 0.
+    """What the learning rate of each tensor is multiplied by: coefficient |w| / |d|, or 1 where one is about 0.
 
     Args:
         norms: (T, 2) of the parameters w, and of the direction d.
@@ -161,8 +163,8 @@ def trust_ratios(norms: Float64, adapts: Mask | None, coefficient: float = 1.0) 
     Returns:
         (T,).
     """
-    is_positive = (norms > 0).all(axis=1)
+    has_norms = (norms > LEAST_NORM).all(axis=1)
     ratios = np.ones(len(norms))
-    has_one = is_positive if adapts is None else is_positive & adapts
+    has_one = has_norms if adapts is None else has_norms & adapts
     np.divide(coefficient * norms[:, 0], norms[:, 1], out=ratios, where=has_one)
     return ratios

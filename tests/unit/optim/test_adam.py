@@ -124,6 +124,18 @@ def test_lamb_is_the_algorithm_of_the_paper(weight_decay: float) -> None:
     made.compare(optimizer, lr, update)
 
 
+def test_lamb_stays_finite_as_the_direction_fades_away() -> None:
+    """The gradient of a tensor whose units are all dead is 0 for good: the mean falls to the least of float32."""
+    made = Made()
+    optimizer = configured(made, name="lamb")
+    made.sums[:] = next(made.gradients())
+    optimizer.step(0.01, 1.0)
+    for _ in range(1200):
+        made.sums[:] = 0
+        optimizer.step(0.01, 1.0)
+        assert np.isfinite(made.parameters).all()
+
+
 @pytest.mark.parametrize("name", ["sgd", "lars", "adadelta", "adam", "adamw", "lamb"])
 def test_rows_of_integers_are_added_as_their_sum(name: str) -> None:
     """Any row may be the own one, and the parameters may begin anywhere in it."""
