@@ -75,6 +75,8 @@ class Config:
         sums = self.comm.sync_every == 1 and self.comm.reducer != "dummy"
         fix = "needs the gradients of all ranks: comm.sync_every = 1, and a comm.reducer other than dummy; or use 0"
         require(not every or sums, "output.noise_scale_every", every, fix)
+        fix = "needs the gradients as they are, not rounded: comm.compression = none; or use 0"
+        require(not every or self.comm.compression == "none", "output.noise_scale_every", every, fix)
 
 
 def to_dict(config: Config) -> dict[str, Any]:

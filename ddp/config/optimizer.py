@@ -8,6 +8,11 @@ from typing import Literal
 
 from ddp.config.checks import require
 
+MOST_PAST = 0.9999999
+"""Float32 has little between it and 1, to which more is rounded."""
+LEAST_EPS = 1e-37
+"""Float32 has less only with few digits, or not at all."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
@@ -33,7 +38,8 @@ class OptimizerConfig:
     beta2: float = 0.999
     """Weight of the past in the running mean of their squares."""
     eps: float = 0.0
-    """Added to denominators; 0: as published, 1e-6 for adadelta and lamb, 1e-8 for adam and adamw."""
+    """Added to denominators, of adadelta to the numerator too; 0: as published, 1e-6 for adadelta and lamb, 1e-8 for
+    adam and adamw."""
     weight_decay: float = 0.0
     """L2 penalty: weight_decay * w is added to the gradient; of adamw and lamb to the direction instead."""
     decay_norm_and_bias: bool = True
@@ -45,11 +51,12 @@ class OptimizerConfig:
         require(0 <= self.lr < math.inf, "optimizer.lr", self.lr, "use a finite number, 0 or more")
         for field in ("momentum", "dampening", "rho", "beta1", "beta2"):
             value = getattr(self, field)
-            require(0 <= value < 1, f"optimizer.{field}", value, "use a value in [0, 1)")
+            require(0 <= value <= MOST_PAST, f"optimizer.{field}", value, f"use 0 to {MOST_PAST}")
         fix = "use a finite number, 0 or more"
         require(0 <= self.weight_decay < math.inf, "optimizer.weight_decay", self.weight_decay, fix)
         require(0 <= self.clip_norm < math.inf, "optimizer.clip_norm", self.clip_norm, fix)
-        require(0 <= self.eps < math.inf, "optimizer.eps", self.eps, fix)
+        least = f"use 0, or a finite number, {LEAST_EPS} or more"
+        require(self.eps == 0 or LEAST_EPS <= self.eps < math.inf, "optimizer.eps", self.eps, least)
         fix = "needs optimizer.momentum above 0"
         require(not self.nesterov or self.momentum > 0, "optimizer.nesterov", "true", fix)
         fix = f"is not of {self.name}; use optimizer.name = sgd or lars"

@@ -16,13 +16,16 @@ class ScheduleConfig:
 
     name: Literal["constant", "step", "multi_step", "cosine", "polynomial", "one_cycle"] = "constant"
     """The shape: constant: the full rate throughout; step, multi_step: times gamma now and then; cosine, polynomial:
-    from the full rate to final_factor of it at the last step; one_cycle: up from start_factor of it, then down."""
+    from the full rate to final_factor of it one step after the last; one_cycle: up from start_factor, then down to
+    final_factor of it at the last step."""
     warmup_epochs: float = 0.0
     """Epochs over which the learning rate first rises linearly to its full value."""
     start_factor: float = 0.0
-    """Share of the full rate from which the warm-up, or one_cycle, rises."""
+    """Share of the full rate from which the warm-up, or one_cycle, rises: with 0 the first step of one_cycle changes
+    nothing; PyTorch's begins at 0.04."""
     final_factor: float = 0.0
-    """Share of the full rate to which cosine, polynomial and one_cycle fall."""
+    """Share of the full rate to which cosine, polynomial and one_cycle fall: with 0 the last step of one_cycle changes
+    nothing."""
     step_epochs: float = 0.0
     """Epochs after which step multiplies the rate by gamma, again and again; step needs it."""
     milestones: tuple[float, ...] = ()

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ddp import config as module
@@ -28,6 +29,7 @@ from ddp.config import (
     TrainConfig,
     to_dict,
 )
+from ddp.config.optimizer import LEAST_EPS, MOST_PAST
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.toml"))
 
@@ -141,24 +143,31 @@ RANGES = [
     (OptimizerConfig, {"lr": -1.0}, "optimizer.lr = -1.0: use a finite number, 0 or more"),
     (OptimizerConfig, {"lr": math.nan}, "optimizer.lr = nan: use a finite number, 0 or more"),
     (OptimizerConfig, {"lr": math.inf}, "optimizer.lr = inf: use a finite number, 0 or more"),
-    (OptimizerConfig, {"momentum": 1.0}, "optimizer.momentum = 1.0: use a value in [0, 1)"),
-    (OptimizerConfig, {"momentum": -0.1}, "optimizer.momentum = -0.1: use a value in [0, 1)"),
+    (OptimizerConfig, {"momentum": 1.0}, "optimizer.momentum = 1.0: use 0 to 0.9999999"),
+    (OptimizerConfig, {"momentum": -0.1}, "optimizer.momentum = -0.1: use 0 to 0.9999999"),
     (OptimizerConfig, {"weight_decay": -0.1}, "optimizer.weight_decay = -0.1: use a finite number, 0 or more"),
     (
         OptimizerConfig,
         {"nesterov": True, "momentum": 0.0},
         "optimizer.nesterov = true: needs optimizer.momentum above 0",
     ),
-    (OptimizerConfig, {"rho": 1.0}, "optimizer.rho = 1.0: use a value in [0, 1)"),
-    (OptimizerConfig, {"beta1": -0.1}, "optimizer.beta1 = -0.1: use a value in [0, 1)"),
-    (OptimizerConfig, {"beta2": 1.0}, "optimizer.beta2 = 1.0: use a value in [0, 1)"),
-    (OptimizerConfig, {"eps": -1e-8}, "optimizer.eps = -1e-08: use a finite number, 0 or more"),
+    (OptimizerConfig, {"rho": 1.0}, "optimizer.rho = 1.0: use 0 to 0.9999999"),
+    (OptimizerConfig, {"beta1": -0.1}, "optimizer.beta1 = -0.1: use 0 to 0.9999999"),
+    (OptimizerConfig, {"beta2": 1.0}, "optimizer.beta2 = 1.0: use 0 to 0.9999999"),
+    *(
+        (OptimizerConfig, {field: 0.99999999}, f"optimizer.{field} = 0.99999999: use 0 to 0.9999999")  # 1 in float32
+        for field in ("momentum", "rho", "beta1", "beta2")
+    ),
+    *(
+        (OptimizerConfig, {"eps": eps}, f"optimizer.eps = {eps}: use 0, or a finite number, 1e-37 or more")
+        for eps in (-1e-8, 1e-50, math.inf)
+    ),
     (
         OptimizerConfig,
         {"name": "adam", "nesterov": True},
         "optimizer.nesterov = true: is not of adam; use optimizer.name = sgd or lars",
     ),
-    (OptimizerConfig, {"dampening": 1.0}, "optimizer.dampening = 1.0: use a value in [0, 1)"),
+    (OptimizerConfig, {"dampening": 1.0}, "optimizer.dampening = 1.0: use 0 to 0.9999999"),
     (
         OptimizerConfig,
         {"dampening": 0.5, "nesterov": True},
@@ -243,6 +252,11 @@ RANGES = [
         )
         for comm in (module.CommConfig(reducer="dummy"), module.CommConfig(sync_every=2))
     ),
+    (
+        Config,
+        {"output": OutputConfig(noise_scale_every=2), "comm": module.CommConfig(compression="bf16")},
+        "output.noise_scale_every = 2: needs the gradients as they are, not rounded: comm.compression = none; or use 0",
+    ),
     (OutputConfig, {"name": "a/b"}, "output.name = 'a/b': use a single directory name, printable and without a slash"),
     (OutputConfig, {"name": ".."}, "output.name = '..': use a single directory name, printable and without a slash"),
     (Config, {"seed": -1}, "seed = -1: use 0 to 2**64 - 1"),
@@ -270,6 +284,7 @@ def test_a_value_out_of_range_is_one_line_with_field_value_and_fix(
     [
         (BatchConfig, {"size": 1, "shards": 1}),
         (OptimizerConfig, {"lr": 0.0, "momentum": 0.0}),
+        (OptimizerConfig, {"rho": MOST_PAST, "beta1": MOST_PAST, "beta2": MOST_PAST, "eps": LEAST_EPS}),
         (ModelConfig, {"hidden": (), "degree": 0}),
         (TrainConfig, {"epochs": 0, "steps": 0, "evaluate_every": 0}),
         (Config, {"seed": 2**64 - 1}),
@@ -278,6 +293,11 @@ def test_a_value_out_of_range_is_one_line_with_field_value_and_fix(
 def test_the_ends_of_ranges_are_accepted(values: tuple[type, dict[str, Any]]) -> None:
     section, fields = values
     assert dataclasses.asdict(section(**fields)).items() >= fields.items()
+
+
+def test_the_ends_of_an_optimizers_factors_are_what_they_are_in_float32_too() -> None:
+    assert np.float32(MOST_PAST) < 1
+    assert np.float32(LEAST_EPS) >= np.finfo(np.float32).tiny
 
 
 def test_configurations_are_frozen() -> None:
