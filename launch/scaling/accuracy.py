@@ -220,12 +220,12 @@ def base_batch(config: Mapping[str, Any]) -> int:
     """That the configured learning rate is for; 0: any, as a loss that is summed over the batch scales the step."""
     if config["loss"]["reduction"] != "mean":
         return 0
-    return int(config["schedule"]["base_batch"]) or int(config["batch"]["size"])
+    return int(config["schedule"].get("base_batch", 0)) or int(config["batch"]["size"])
 
 
 def scaling_power(config: Mapping[str, Any]) -> float:
     """Of the batch to which the learning rate is proportional."""
-    return LINEAR if config["schedule"]["batch_scaling"] == "linear" else SQUARE_ROOT
+    return SQUARE_ROOT if config["schedule"].get("batch_scaling") == "sqrt" else LINEAR
 
 
 def learning_rate(batch: int, config: Mapping[str, Any]) -> float:
@@ -277,7 +277,8 @@ def confirming(found: Result, wanted: Wanted) -> list[Training]:
 def measures_noise(num_shards: int, config: Mapping[str, Any]) -> bool:
     """Whether the trainer can measure the gradient noise scale: it needs several shards' gradients in each step."""
     comm = config["comm"]
-    return num_shards > 1 and comm["sync_every"] == 1 and comm["reducer"] != "dummy"
+    has_sums = comm["sync_every"] == 1 and comm["compression"] == "none" and comm["reducer"] != "dummy"
+    return num_shards > 1 and has_sums
 
 
 def shards(batch: int, ranks: int, config: Mapping[str, Any]) -> int:
@@ -338,6 +339,7 @@ def _result(values: Mapping[str, Any]) -> Result:
     facts = result.provenance
     if len(result.accuracies) != len(result.losses) or len(facts["affinity"]) != len(facts["hosts"]):
         raise ValueError("lists that belong together have different lengths")
+    RULES[result.training.power]
     flags_of_run(result.measurement)
     int(facts["samples"]["train"])
     return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -53,7 +54,7 @@ class Batch:
     @property
     def rule(self) -> str:
         """How the learning rate follows the batch."""
-        return f"{RULES.get(self.results[0].training.power, 'configured')} rule"
+        return f"{RULES[self.results[0].training.power]} rule"
 
     @property
     def best(self) -> float:
@@ -62,9 +63,13 @@ class Batch:
 
     @property
     def noise_scale(self) -> float | None:
-        """The median over the seeds of the gradient noise scale late in training, in samples; None if not known."""
-        known = [result.noise_scale for result in self.results if result.noise_scale is not None]
-        return statistics.median(known) if known else None
+        """The median over the seeds of the gradient noise scale late in training, in samples; None if not known.
+
+        A seed that measured without coming to a number is one of a large scale: noise hid the gradient.
+        """
+        seeds = [each.noise_scale for each in self.results if each.training.noise_every or each.noise_scale is not None]
+        median = statistics.median(math.inf if scale is None else scale for scale in seeds) if seeds else math.inf
+        return median if math.isfinite(median) else None
 
     def keeps_rule(self, reference: Batch) -> bool:
         """Whether it takes about the epochs of the reference."""
@@ -144,9 +149,14 @@ def accuracy_section(folder: Path) -> str:
     batches = batches_of(results, wanted)
     places = places_of(results, batches, wanted)
     words = " ".join(_words(batches, places, wanted))
-    what = "Times are of training alone: without start, compilation and evaluations."
-    tables = [*_epochs_table(batches, wanted), "", *_time_table(places), "", what]
+    tables = [*_epochs_table(batches, wanted), "", *_time_table(places), "", _what_is_timed(results)]
     return "\n".join(["## Batch size and accuracy", "", words, "", *tables, ""])
+
+
+def _what_is_timed(results: Sequence[Result]) -> str:
+    noise = min((each.training.noise_every for each in results if each.training.noise_every), default=0)
+    measured = f", but with what measures the gradient noise scale, in one step of {noise}" if noise else ""
+    return f"Times are of training alone: without start, compilation and evaluations{measured}."
 
 
 def machine_runs(folder: Path) -> list[Measurement]:
@@ -245,7 +255,7 @@ def closing_lines(folder: Path) -> list[str]:
 
 
 def reference_of(batches: Sequence[Batch], wanted: Wanted) -> Batch:
-    """What the rule is judged against: the configured batch, whose learning rate is the user's, else the smallest."""
+    """What the rule is judged against: the configured batch, else the smallest."""
     return next((each for each in batches if each.batch == wanted.configured), batches[0])
 
 

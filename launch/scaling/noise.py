@@ -5,6 +5,7 @@ Source: S. McCandlish et al., "An Empirical Model of Large-Batch Training", 2018
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -15,12 +16,14 @@ def typical(steps: Sequence[Mapping[str, Any]]) -> float | None:
     """The median over the second half of a training, as it grows while a network learns.
 
     Args:
-        steps: the `step` records; one without a number is of noise that hid the gradient: of a large scale.
+        steps: the `step` records; one without a number is from before the first, or of noise that hid the gradient:
+            of a large scale.
 
     Returns:
         In samples; None if nothing was measured, or half of the records have no number.
     """
-    values = [record["noise_scale"] for record in steps if "noise_scale" in record]
+    records = [record["noise_scale"] for record in steps if "noise_scale" in record]
+    values = list(itertools.dropwhile(lambda value: value is None, records))
     late = [math.inf if value is None else float(value) for value in values[len(values) // 2 :]]
     median = statistics.median(late) if late else math.inf
     return median if math.isfinite(median) else None

@@ -25,7 +25,7 @@ from launch.scaling.accuracy import (
     warmup_epochs,
     write_wanted,
 )
-from launch.scaling.accuracy_report import accuracy_section, sentences
+from launch.scaling.accuracy_report import Batch, accuracy_section, sentences
 from launch.scaling.accuracy_runs import run_accuracy
 from launch.scaling.noise import typical
 from tests.unit.launch.scaling.accuracy_trainings import (
@@ -48,6 +48,8 @@ def test_the_learning_rate_follows_the_batch_from_the_configured_one() -> None:
     by_root = scheduled(batch_scaling="sqrt")
     assert [learning_rate(batch, by_root) for batch in (16, 64, 256)] == pytest.approx([0.05, 0.1, 0.2])
     assert [learning_rate(batch, scheduled(base_batch=16)) for batch in (16, 64)] == pytest.approx([0.1, 0.4])
+    old = CONFIG | {"schedule": {"name": "constant", "warmup_epochs": 0.0}}  # from before there was a choice
+    assert [training.lr for training in finding(WANTED, old)] == [training.lr for training in finding(WANTED, CONFIG)]
 
 
 def scheduled(**values: Any) -> dict[str, Any]:
@@ -252,7 +254,8 @@ def test_the_report_tells_that_ranks_change_what_is_learned(tmp_path: Path, trai
     [
         ([], None),
         ([None, None], None),
-        ([None, 9.0, 10.0, 30.0, 20.0], 20.0),
+        ([None, 9.0, 10.0, 30.0, 20.0], 25.0),
+        ([None, None, None, None, 5.0, 6.0], 6.0),
         ([5.0, 6.0, None, 300.0, 100.0], 300.0),
         ([5.0, 6.0, None, None], None),
     ],
@@ -264,7 +267,7 @@ def test_the_noise_scale_of_a_training_is_the_median_of_its_second_half(values: 
 
 def test_noise_is_measured_where_the_trainer_can(tmp_path: Path, trainer: Trainer) -> None:
     assert {training.noise_every for training in finding(WANTED, CONFIG)} == {25}
-    for values in ({"sync_every": 2}, {"reducer": "dummy"}):
+    for values in ({"sync_every": 2}, {"reducer": "dummy"}, {"compression": "bf16"}):
         without = CONFIG | {"comm": CONFIG["comm"] | values}
         assert {training.noise_every for training in finding(WANTED, without)} == {0}
     assert finding(replace(WANTED, batches=(1,), ranks=(1,)), CONFIG)[0].noise_every == 0
@@ -272,6 +275,24 @@ def test_noise_is_measured_where_the_trainer_can(tmp_path: Path, trainer: Traine
     run(tmp_path, trainer)
     assert not any("noise scale" in sentence for sentence in sentences(tmp_path))
     assert {result.noise_scale for result in read_results(tmp_path)} == {None}
+
+
+def test_the_noise_scale_of_a_batch_counts_a_seed_that_noise_hid() -> None:
+    def batch(every: int, *scales: float | None) -> Batch:
+        training = replace(finding(WANTED, CONFIG)[0], noise_every=every)
+        return Batch(64, tuple(Result(training, "", 1, (), (), 1.0, True, noise_scale=scale) for scale in scales), 0.9)
+
+    assert batch(25, 30.0, None, 10.0).noise_scale == 30.0
+    assert batch(25, 30.0, None, None).noise_scale is None
+    assert batch(0, 30.0, None, None).noise_scale == 30.0  # of those that measured
+    assert batch(0, None).noise_scale is None
+
+
+def test_the_report_says_what_the_times_include(tmp_path: Path, trainer: Trainer) -> None:
+    run(tmp_path / "with", trainer, replace(WANTED, repeats=1))
+    assert "but with what measures the gradient noise scale, in one step of 25." in accuracy_section(tmp_path / "with")
+    run(tmp_path / "without", Trainer({1: 1}), replace(WANTED, batches=(1,), ranks=(1,), repeats=1))
+    assert "start, compilation and evaluations." in accuracy_section(tmp_path / "without")
 
 
 def test_one_epoch_is_told_as_one(tmp_path: Path, trainer: Trainer) -> None:
@@ -295,8 +316,6 @@ def test_a_training_that_is_not_finite_is_a_result(tmp_path: Path, trainer: Trai
 
 
 def test_the_median_counts_a_seed_that_did_not_reach_the_target() -> None:
-    from launch.scaling.accuracy_report import Batch
-
     training = finding(WANTED, CONFIG)[0]
 
     def result(epochs: int) -> Result:

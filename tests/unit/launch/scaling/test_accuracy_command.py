@@ -191,6 +191,7 @@ def without(**changes: Any) -> Callable[[str], str]:
         (lambda line: "[]", "is no "),
         (lambda line: '{"training": {}}', "is no training ("),
         (lambda line: line.replace('"batch":64', '"batch":"64"'), "is no training (TypeError: '64' is no number)"),
+        (lambda line: line.replace('"power":1.0', '"power":0.7'), "is no training (KeyError: 0.7)"),
         (without(step_ms=None), "is no training ("),
         (without(accuracies=[0.5]), "is no training (ValueError: lists that belong together"),
         (without(provenance={}), "is no training (KeyError: "),
