@@ -64,7 +64,8 @@ class Session:
             Interrupted: on all ranks, as `stop_if_asked`.
         """
         self.signals.grace_s, timeout_s = config.checkpoint.grace_s, config.comm.timeout_s
-        self.watchdog.limit(max(timeout_s, CommConfig.timeout_s) if timeout_s else 0)  # to load and compile is no hang
+        is_unlimited = config.data.download or not timeout_s  # the others wait for the rank that fetches
+        self.watchdog.limit(0 if is_unlimited else max(timeout_s, CommConfig.timeout_s))  # to load, compile is no hang
         chosen = threads or config.threads or environment.planned_threads() or self.world.threads_per_rank()
         _use_threads(self.world, chosen)
         self.stop_if_asked()

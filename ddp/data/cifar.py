@@ -116,16 +116,18 @@ def load_cifar(config: DataConfig, seed: int, share: Share) -> Dataset:
     where = f"{', '.join(places)}, nor in {form.unpacked} there"
     missing = f"data.name = {config.name}: no {form.train[0]} in {where}; {form.fix}"
     fetch_to = partial(fetch_archive, form.archive, unpacked=form.unpacked)
-    folder = find_or_fetch(config, share, partial(_find, form, places), fetch_to, missing)
+    names = (*form.train, *form.test) if config.download else form.train[:1]
+    folder = find_or_fetch(config, share, partial(_find, form, places, names), fetch_to, missing)
     train, test = (_split(form, [folder / name for name in names], share) for names in (form.train, form.test))
     return Dataset(config.name, train, test, form.num_classes)
 
 
-def _find(form: Format, places: tuple[str, ...]) -> Path | None:
+def _find(form: Format, places: tuple[str, ...], names: tuple[str, ...]) -> Path | None:
+    """The first folder that has all of these files."""
     roots = [Path(place).expanduser() for place in places]
     folders = [folder for root in roots for folder in (root, root / form.unpacked)]
     # os.path answers False where pathlib raises, as in a folder that the user may not enter.
-    return next((folder for folder in folders if os.path.isfile(folder / form.train[0])), None)
+    return next((folder for folder in folders if all(os.path.isfile(folder / name) for name in names)), None)
 
 
 def _split(form: Format, paths: list[Path], share: Share) -> Split:

@@ -5,12 +5,16 @@ Fetching needs pooch, which checks what has come before it gives the file its na
 
 from __future__ import annotations
 
+import math
 import os
+import shutil
 import tarfile
-import tempfile
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +26,10 @@ if TYPE_CHECKING:
     from ddp.config import DataConfig
 
 ELSEWHERE = "without a network, fetch it on another machine and name its folder with --data.root"
+UNFINISHED = ".fetching-"
+"""How the names of folders begin whose content is on its way."""
+ABANDONED_S = 600.0
+"""Without a byte written for so long, nobody fetches into one: pooch waits 30 s for the next."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +65,23 @@ def find_or_fetch(
         DataError: if there is none, or a file cannot be fetched.
     """
 
+    def fetched(folder: Path) -> Path:
+        try:
+            fetch_to(folder)
+        except DataError:
+            if (found := find()) is None:  # or else another node, with the same home, has been faster
+                raise
+            return found
+        if (found := find()) is None:
+            raise DataError(f"{folder}: has not all files of {config.name} after fetching; empty it and try again")
+        return found
+
     def search() -> Array:
         folder = find()
         if folder is None and config.download:
             folder = Path(config.root or f"~/.cache/ddp/{config.name}").expanduser()
             _make(folder)
-            fetch_to(folder)
-            folder = find()
-            assert folder is not None
+            folder = fetched(folder)
         if folder is None:
             raise DataError(missing)
         return np.frombuffer(os.fsencode(folder), np.uint8)
@@ -82,32 +99,73 @@ def fetch(remote: Remote, folder: Path) -> Path:
         import pooch
     except ImportError:
         raise DataError("data.download = true: needs pooch; install ddp-sgd[download]") from None
-    reasons = []
+    target, reasons = folder / remote.name, []
     for mirror in remote.mirrors:
         try:
-            return Path(pooch.retrieve(mirror + remote.name, f"sha256:{remote.sha256}", remote.name, folder))
+            if target.is_file() and pooch.file_hash(str(target)) == remote.sha256:
+                return target
+            with _unfinished(folder) as temporary:
+                came = pooch.retrieve(mirror + remote.name, f"sha256:{remote.sha256}", remote.name, temporary)
+                return Path(came).replace(target)
         except (OSError, ValueError) as error:  # no network, no space; another content
             reasons.append(f"{mirror}{remote.name} ({_reason(error)})")
     raise DataError(f"data.download = true: cannot fetch {' nor '.join(reasons)}; {ELSEWHERE}")
 
 
 def fetch_archive(remote: Remote, folder: Path, unpacked: str) -> None:
-    """Put the folder `unpacked` of a published archive into a folder: all of it, or nothing.
+    """Put the files of the folder `unpacked` of a published archive into a folder of that name: all, or nothing.
 
     Raises:
-        DataError: if it cannot be fetched or unpacked.
+        DataError: if it cannot be fetched or unpacked, or there is such a folder.
     """
+    target = folder / unpacked
+    if os.path.lexists(target):
+        raise DataError(f"{target}: lacks files of the data set; remove it, and all are fetched")
     archive = fetch(remote, folder)
     try:
         # Under its own name only when it is complete, so that no other run finds a part of it.
-        with tempfile.TemporaryDirectory(dir=folder, prefix=f".{unpacked}-") as temporary:
-            with tarfile.open(archive) as files:
-                files.extractall(temporary, filter="data")
-            os.rename(Path(temporary, unpacked), folder / unpacked)
-        archive.unlink()
-    except (OSError, tarfile.TarError) as error:
-        if not (folder / unpacked).is_dir():  # where it is, another node has been faster
-            raise DataError(f"{archive}: cannot be unpacked ({_reason(error)}); free space there, or mend it") from None
+        with _unfinished(folder) as temporary:
+            complete = temporary / unpacked  # not itself, which only this user may enter
+            complete.mkdir()
+            _unpack(archive, unpacked, complete)
+            complete.rename(target)
+    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+        raise DataError(
+            f"{target}: cannot be unpacked ({_reason(error)}); free space, or use another --data.root"
+        ) from None
+    finally:
+        archive.unlink(missing_ok=True)
+
+
+def _unpack(archive: Path, unpacked: str, folder: Path) -> None:
+    """Write the plain files of one folder of an archive; what else is in it is left out."""
+    # Not `extractall`: its filter against names outside the folder came with Python 3.11.4.
+    with tarfile.open(archive) as members:
+        for member in members:
+            inside, _, name = member.name.rpartition("/")
+            content = members.extractfile(member) if member.isfile() and inside == unpacked else None
+            if content is not None:
+                with content, (folder / name).open("wb") as file:
+                    shutil.copyfileobj(content, file)
+
+
+@contextmanager
+def _unfinished(folder: Path) -> Iterator[Path]:
+    """A folder in a folder for what is not complete, removed at the end, with those that killed runs have left."""
+    with TemporaryDirectory(dir=folder, prefix=UNFINISHED) as name:
+        temporary = Path(name)
+        now = temporary.stat().st_mtime  # by the clock of the file system, which may be another host's
+        for other in folder.glob(f"{UNFINISHED}*"):
+            if _last_change(other) < now - ABANDONED_S:
+                shutil.rmtree(other, ignore_errors=True)
+        yield temporary
+
+
+def _last_change(folder: Path) -> float:
+    try:
+        return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+    except OSError:  # gone, or just going
+        return math.inf
 
 
 def _make(folder: Path) -> None:

@@ -8,9 +8,11 @@ import gzip
 import hashlib
 import http.server
 import logging
+import os
 import sys
 import tarfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ import pytest
 
 from ddp.config import DataConfig
 from ddp.data import DataError, cifar, load_dataset, mnist
-from ddp.data.download import Remote
+from ddp.data.download import Remote, fetch, fetch_archive
 from ddp.data.idx import encode_idx
 from ddp.data.pieces import Array
 
@@ -168,6 +170,104 @@ def test_without_pooch_the_extra_is_named(digits: Published, monkeypatch: pytest
 def test_a_folder_that_cannot_be_made(digits: Published, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert f"{tmp_path}/file/data: cannot be made (Not a directory)" in message("mnist", tmp_path / "file" / "data")
+
+
+def test_what_killed_runs_have_left_is_removed_and_what_comes_just_now_is_not(
+    digits: Published, tmp_path: Path
+) -> None:
+    folder = tmp_path / "data"
+    for name, age_s in ("old", 3600), ("new", 5):
+        part = folder / f".fetching-{name}" / "part"
+        part.parent.mkdir(parents=True)
+        part.write_text("")
+        for path in part, part.parent:
+            os.utime(path, (time.time() - age_s,) * 2)
+    os.utime(part.parent, (time.time() - 3600,) * 2)  # made long ago, still written to
+    load("mnist", folder)
+    assert [path.name for path in folder.glob(".*")] == [".fetching-new"]
+
+
+def test_of_an_archive_only_the_files_of_its_folder_are_written(images: Published, tmp_path: Path) -> None:
+    """As on Python 3.11.3 and before, where tarfile has no filters."""
+    path = images.folder / FORM.archive.name
+    with tarfile.open(path) as archive:
+        content = [(member, archive.extractfile(member)) for member in archive]
+        other = tmp_path / "rewritten"
+        with tarfile.open(other, "w:gz") as rewritten:
+            for name in "../outside", f"{FORM.unpacked}/../outside", f"{FORM.unpacked}/below/file", "beside":
+                rewritten.addfile(tarfile.TarInfo(name))
+            link = tarfile.TarInfo(f"{FORM.unpacked}/link")
+            link.type, link.linkname = tarfile.SYMTYPE, "/etc"
+            rewritten.addfile(link)
+            for member, file in content:
+                rewritten.addfile(member, file)
+    other.replace(path)
+    folder = tmp_path / "data"
+    folder.mkdir()
+    fetch_archive(images.remote(path.name), folder, FORM.unpacked)
+    assert {str(each.relative_to(folder)) for each in folder.rglob("*")} == {
+        FORM.unpacked, *(f"{FORM.unpacked}/{name}" for name in (*FORM.train, *FORM.test))
+    }  # fmt: skip
+    assert not (tmp_path / "outside").exists()
+
+
+def test_python_without_filters_unpacks(images: Published, monkeypatch: pytest.MonkeyPatch) -> None:
+    def extractall(*_: object, **__: object) -> None:
+        raise TypeError("extractall() got an unexpected keyword argument 'filter'")
+
+    monkeypatch.setattr("tarfile.TarFile.extractall", extractall)
+    assert len(load("cifar10").train) == 5
+
+
+def test_others_may_read_what_is_unpacked(images: Published, tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    load("cifar10", tmp_path / "data")
+    os.umask(before)
+    assert (tmp_path / "data" / FORM.unpacked).stat().st_mode & 0o777 == 0o755
+
+
+def test_a_folder_that_lacks_a_file_is_named(images: Published, tmp_path: Path) -> None:
+    load("cifar10", tmp_path / "data")
+    folder = tmp_path / "data" / FORM.unpacked
+    (folder / FORM.test[0]).unlink()
+    assert message("cifar10", tmp_path / "data").startswith(f"{folder}: lacks files of the data set; remove it")
+    assert len(images.asked) == 1
+    for path in folder.iterdir():
+        path.rename(tmp_path / "data" / path.name)
+    folder.rmdir()
+    assert len(load("cifar10", tmp_path / "data").test) == 1
+    assert len(images.asked) == 2
+
+
+def test_an_archive_without_the_files_is_told(published: Published, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tarfile.open(published.folder / FORM.archive.name, "w:gz") as archive:
+        archive.addfile(tarfile.TarInfo(f"{FORM.unpacked}/{FORM.train[0]}"))
+    form = dataclasses.replace(FORM, archive=published.remote(FORM.archive.name))
+    monkeypatch.setitem(cifar.FORMATS, "cifar10", form)
+    assert "data: has not all files of cifar10 after fetching" in message("cifar10", "data")
+
+
+def test_an_archive_that_is_none_is_told_and_removed(published: Published, monkeypatch: pytest.MonkeyPatch) -> None:
+    (published.folder / FORM.archive.name).write_bytes(gzip.compress(bytes(range(200)) * 30)[:-9])
+    form = dataclasses.replace(FORM, archive=published.remote(FORM.archive.name))
+    monkeypatch.setitem(cifar.FORMATS, "cifar10", form)
+    assert "cannot be unpacked" in message("cifar10", "data")
+    assert list(Path("data").iterdir()) == []
+
+
+@pytest.mark.parametrize("is_gone", [True, False])
+def test_another_node_may_be_faster(is_gone: bool, images: Published, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has put the folder in place, and may have removed the archive, when this one begins to unpack."""
+
+    def lose(remote: Remote, folder: Path) -> Path:
+        fetch(remote, folder)
+        monkeypatch.setattr("ddp.data.download.fetch", fetch)
+        fetch_archive(remote, folder, FORM.unpacked)
+        return folder / remote.name if is_gone else fetch(remote, folder)
+
+    monkeypatch.setattr("ddp.data.download.fetch", lose)
+    assert len(load("cifar10", "data").train) == 5
+    assert [path.name for path in Path("data").iterdir()] == [FORM.unpacked]
 
 
 def test_the_other_ranks_of_a_node_only_hear_of_it(images: Published) -> None:
