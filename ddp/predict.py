@@ -3,9 +3,9 @@
     python -m ddp.predict runs/NAME --input X.npy --output P.npy
     mpirun -n 8 python -m ddp.predict runs/NAME --input X.npy --output P.npy      # the same file, bit for bit
 
-X.npy holds samples as the files of the run's data set do, such as pixels from 0 to 255 of type uint8: (N, C, H, W), or
-(N, H, W) for one channel; they are normalised as in training. P.npy gets (N, classes) float32, the probability of each
-class, or (N, 1) for regression. The data set itself is not needed.
+X.npy holds samples as the files of the run's data set do, such as pixels from 0 to 255 of type uint8: (N, C, H, W),
+(N, H, W) for one channel, or (N, F) for features; they are normalised as in training. P.npy gets (N, classes) float32,
+the probability of each class, or (N, 1) for regression. The data set itself is not needed.
 """
 
 from __future__ import annotations
@@ -77,18 +77,19 @@ def read_array(path: Path) -> npt.NDArray[Any]:
     """Map a .npy file, of which then only what is looked at is read.
 
     Raises:
-        ValueError: if it cannot be read, or holds no array, or objects.
+        ValueError: if it cannot be read, or holds no single array, or objects.
     """
-    import numpy as np
+    import tokenize
+
+    from numpy.lib import format as npy
+
+    from ddp.data.arrays import one_line
 
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
-        raise ValueError(f"--input {path}: cannot be read ({reason}); give an array written by numpy.save") from None
-    if not isinstance(array, np.ndarray):
-        raise ValueError(f"--input {path}: an archive of arrays; give one array, written by numpy.save")
-    return array
+        return npy.open_memmap(path, mode="r")
+    except (OSError, ValueError, EOFError, tokenize.TokenError) as error:
+        fix = "give an array written by numpy.save"
+        raise ValueError(f"--input {path}: cannot be read ({one_line(error)}); {fix}") from None
 
 
 def npy_parts(array: npt.NDArray[Any]) -> list[bytes | memoryview]:

@@ -56,8 +56,8 @@ def create_run_directory(config: Config, resume_step: int | None) -> RunDirector
 
     Args:
         config: the whole configuration.
-        resume_step: the step that a run goes on from; checkpoints of later steps are then set aside. None for
-            a new run.
+        resume_step: the step that a run goes on from; checkpoints of later steps are then set aside, and final
+            parameters deleted, which the run writes anew at its end. None for a new run.
 
     Raises:
         ValueError: if a run is there already, which would mix the two, or if the directory cannot be written to.
@@ -75,6 +75,7 @@ def create_run_directory(config: Config, resume_step: int | None) -> RunDirector
         if resume_step is not None:
             delete_unfinished(run.checkpoints)
             set_aside_later_checkpoints(run.checkpoints, resume_step)
+            run.model.unlink(missing_ok=True)
     except OSError as error:
         raise ValueError(
             f"output.dir = {config.output.dir}: cannot write there ({error.strerror}: {error.filename});"

@@ -5,6 +5,7 @@ Importing this loads neither NumPy nor Numba nor MPI: they read their settings o
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import time
@@ -54,13 +55,14 @@ class Session:
     """`time.perf_counter()` at the start of this process' work."""
 
     def prepare(self, config: Config, threads: int = 0) -> None:
-        """Make the settings of a configuration; must come before Numba is imported; collective.
+        """Make the settings of a configuration, then import Numba, which must not have been before; collective.
 
         Args:
             config: of the run.
             threads: of this rank's kernels; 0: as the configuration says, or the launcher.
 
         Raises:
+            UserError: on all ranks, if there is no place for compiled kernels on one.
             Interrupted: on all ranks, as `stop_if_asked`.
         """
         self.signals.grace_s, timeout_s = config.checkpoint.grace_s, config.comm.timeout_s
@@ -68,6 +70,7 @@ class Session:
         self.watchdog.limit(0 if is_unlimited else max(timeout_s, CommConfig.timeout_s))  # to load, compile is no hang
         chosen = threads or config.threads or environment.planned_threads() or self.world.threads_per_rank()
         _use_threads(self.world, chosen)
+        self.world.run_together(lambda: importlib.import_module("ddp.kernels.jit"))
         self.stop_if_asked()
 
     def stop_if_asked(self, when: str = "before the first step") -> None:

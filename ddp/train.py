@@ -15,7 +15,6 @@ the ranks' parameters differ; 75 interrupted by SIGTERM or SIGUSR1, continue wit
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -93,8 +92,6 @@ def _read_invocation(world: World, arguments: Sequence[str]) -> Invocation | Non
 
 
 def _build_trainer(world: World, config: Config) -> Trainer:
-    world.run_together(lambda: importlib.import_module("ddp.kernels.jit"))  # which may find no place for its cache
-
     from ddp.data import load_dataset
     from ddp.observe.provenance import source_sha256
     from ddp.trainer import Trainer

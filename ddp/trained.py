@@ -61,23 +61,30 @@ class InputFormat:
         """Samples without known targets.
 
         Args:
-            inputs: (N, *shape), or without an axis of 1, of the type `dtype`; may be a memory map.
+            inputs: (N, *shape), or without one channel's axis, or (N, F) of F features, of the type `dtype`; may be a
+                memory map.
             source: what the samples are called in an error.
 
         Raises:
             ValueError: if they are none of this network's.
         """
         wanted = f"(N, {', '.join(map(str, self.shape))})"
-        fitting = (self.shape, self.shape[1:]) if self.shape[0] == 1 else (self.shape,)
-        if inputs.ndim < 1 or len(inputs) == 0 or inputs.shape[1:] not in fitting:
+        if inputs.ndim < 1 or len(inputs) == 0 or inputs.shape[1:] not in self._fitting():
             raise ValueError(f"{source}: an array of shape {inputs.shape}; the network takes {wanted}, N 1 or more")
-        if inputs.dtype.name != self.dtype:
+        if inputs.dtype != np.dtype(self.dtype):
             kind = "bytes from 0 to 255, as the files of its data set hold them" if self.dtype == "uint8" else "numbers"
-            raise ValueError(f"{source}: holds {inputs.dtype.name}; the network takes {self.dtype}, {kind}")
+            held = inputs.dtype.name if inputs.dtype.isnative else f"{inputs.dtype.name} in another byte order"
+            raise ValueError(f"{source}: holds {held}; the network takes {self.dtype}, {kind}")
         targets = np.broadcast_to(np.int64(0), len(inputs))
         return Split(
             inputs.reshape(len(inputs), *self.shape), targets, _by_channel(self.scale), _by_channel(self.shift)
         )
+
+    def _fitting(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes of a sample in a user's array: one channel, and the one pixel of features, need no axis."""
+        if self.shape[0] == 1:
+            return self.shape, self.shape[1:]
+        return (self.shape, self.shape[:1]) if self.shape[1:] == (1, 1) else (self.shape,)
 
 
 def _by_channel(values: tuple[float, ...]) -> np.float32 | npt.NDArray[np.float32]:

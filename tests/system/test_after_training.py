@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from launch.flavours import Flavour
-from tests.system.jobs import Job, Start, records
+from tests.system.jobs import TRAIN, Job, Start, records
 from tests.system.test_errors import check_one_line
 
 RANKS = (1, 2, 3)
@@ -233,6 +234,13 @@ def test_a_mistake_is_told_once(mistake: str, start: Start, flavour: Flavour, fo
         plant(tmp_path)
     check_one_line(start(2, *arguments, cwd=tmp_path, program=program), flavour, 2, named)
     assert not list(tmp_path.glob("*.json")) + list(tmp_path.glob("p.npy"))
+
+
+@pytest.mark.parametrize("program", [EVALUATE, TRAIN])
+def test_no_place_for_compiled_kernels(program: Sequence[str], start: Start, flavour: Flavour, folder: Path) -> None:
+    arguments = ["runs/digits"] if program is EVALUATE else ["--output.name", "nothing"]
+    job = start(2, *arguments, cwd=folder, program=program, NUMBA_CACHE_DIR="/proc/nowhere")
+    check_one_line(job, flavour, 2, ["/proc/nowhere", "NUMBA_CACHE_DIR"])
 
 
 def test_curves_and_mistakes_are_drawn(folder: Path) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
+import pytest
 
 from ddp.data import load_dataset
 from ddp.models import build_model
+from ddp.predict import read_array
 from ddp.prediction import Mistake, Predictor, surest_mistakes
 from tests.unit.runs import CNN
 
@@ -38,3 +43,22 @@ def test_mistakes_are_ordered_by_probability_then_sample() -> None:
         Mistake(0, 1, 0, 0.5),
     ]
     assert surest_mistakes(probabilities, probabilities.argmax(axis=1)) == []
+
+
+def damaged_header(path: Path) -> None:
+    """A dictionary that does not end, of the length that is stated."""
+    header = b"{'descr': '|u1', 'fortran_order': False, 'shape': (5, 8, 8"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [damaged_header, lambda path: path.write_bytes(b"PK\x03\x04 cut"), lambda path: path.touch(), lambda path: None],
+    ids=["header", "archive", "empty", "none"],
+)
+def test_a_file_that_is_no_array_is_told_of_in_one_line(write: Callable[[Path], None], tmp_path: Path) -> None:
+    path = tmp_path / "x.npy"
+    write(path)
+    with pytest.raises(ValueError, match=r"--input .*x\.npy: cannot be read \(.+\); give an array") as raised:
+        read_array(path)
+    assert "\n" not in str(raised.value)

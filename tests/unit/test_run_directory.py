@@ -134,6 +134,14 @@ def test_checkpoints_after_the_resumed_step_are_set_aside(tmp_path: Path) -> Non
     assert sorted(run.checkpoints.glob("*.abandoned")) == [path.with_name(f"{path.name}.abandoned") for path in later]
 
 
+def test_a_run_that_goes_on_has_no_final_parameters(tmp_path: Path) -> None:
+    """Else they would be evaluated, though newer checkpoints are there."""
+    run = create_run_directory(config(tmp_path), resume_step=None)
+    run.model.write_bytes(b"of fewer epochs")
+    create_run_directory(config(tmp_path), resume_step=10)
+    assert not run.model.exists()
+
+
 @pytest.mark.parametrize("place", ["file", "file/below", "/proc/nowhere"])
 def test_a_directory_that_cannot_be_made_names_the_field(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").touch()

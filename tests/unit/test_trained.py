@@ -16,6 +16,7 @@ from ddp.trained import InputFormat, read_input_format
 GREY = InputFormat((1, 2, 3), "uint8", (0.5,), (-1.0,), 4)
 COLOUR = InputFormat((3, 2, 2), "float32", (1.0, 2.0, 3.0), (0.0, 10.0, 20.0), 4)
 POINTS = InputFormat((1,), "float32", (1.0,), (0.0,), 0)
+FEATURES = InputFormat((6, 1, 1), "float32", (1.0,), (0.0,), 4)
 
 
 @pytest.mark.parametrize("name", ["digits", "synthetic", "polynomial"])
@@ -38,7 +39,14 @@ def test_samples_are_normalised_by_channel() -> None:
 
 @pytest.mark.parametrize(
     ("form", "shape"),
-    [(GREY, (5, 1, 2, 3)), (GREY, (5, 2, 3)), (COLOUR, (5, 3, 2, 2)), (POINTS, (5, 1)), (POINTS, (5,))],
+    [
+        (GREY, (5, 1, 2, 3)),
+        (GREY, (5, 2, 3)),
+        (COLOUR, (5, 3, 2, 2)),
+        (POINTS, (5, 1)),
+        (POINTS, (5,)),
+        (FEATURES, (5, 6)),
+    ],
 )
 def test_an_axis_of_one_may_be_left_out(form: InputFormat, shape: tuple[int, ...]) -> None:
     assert form.split(np.zeros(shape, form.dtype), "X").inputs.shape == (5, *form.shape)
@@ -46,7 +54,15 @@ def test_an_axis_of_one_may_be_left_out(form: InputFormat, shape: tuple[int, ...
 
 @pytest.mark.parametrize(
     ("form", "shape"),
-    [(GREY, (5, 3, 2)), (GREY, (5, 6)), (GREY, (0, 2, 3)), (GREY, ()), (COLOUR, (5, 2, 2)), (POINTS, (5, 2))],
+    [
+        (GREY, (5, 3, 2)),
+        (GREY, (5, 6)),
+        (GREY, (0, 2, 3)),
+        (GREY, ()),
+        (COLOUR, (5, 2, 2)),
+        (POINTS, (5, 2)),
+        (COLOUR, (5, 3)),
+    ],
 )
 def test_another_shape_is_refused(form: InputFormat, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="the network takes") as raised:
@@ -57,6 +73,12 @@ def test_another_shape_is_refused(form: InputFormat, shape: tuple[int, ...]) -> 
 def test_pixels_that_have_been_scaled_are_refused() -> None:
     with pytest.raises(ValueError, match="holds float32; the network takes uint8, bytes from 0 to 255"):
         GREY.split(np.zeros((5, 2, 3), np.float32), "X")
+
+
+def test_another_byte_order_is_refused() -> None:
+    """Its bytes would be taken for other numbers."""
+    with pytest.raises(ValueError, match="holds float32 in another byte order; the network takes float32"):
+        COLOUR.split(np.zeros((5, 3, 2, 2), np.dtype(np.float32).newbyteorder()), "X")
 
 
 def test_a_run_that_recorded_nothing_has_the_format_of_its_data(tmp_path: Path) -> None:
