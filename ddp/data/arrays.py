@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +81,21 @@ def make_dataset(
     splits = [Split(x, labels, *normalisation) for x, labels in zip(inputs, targets, strict=True)]
     num_classes = max(2, 1 + max(int(labels.max()) for labels in targets))
     return Dataset(config.name, splits[0], splits[1], num_classes, manifest)
+
+
+@contextmanager
+def reading(what: str, fix: str) -> Iterator[None]:
+    """Around calls of the libraries that read files: a damaged one is the user's mistake, whatever they raise of it.
+
+    Raises:
+        DataError: that `what` cannot be read, why, and the fix.
+    """
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:  # of tokenize, zipfile, zlib, ..., which NumPy passes on and nobody has listed
+        raise DataError(f"{what}: cannot be read ({one_line(error)}); {fix}") from None
 
 
 def one_line(error: Exception) -> str:

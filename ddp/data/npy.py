@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ddp.data.arrays import SPLITS, as_labels, image_shape, make_dataset, one_line
+from ddp.data.arrays import SPLITS, as_labels, image_shape, make_dataset, reading
 from ddp.data.dataset import DataError, Dataset, Share
 from ddp.data.pieces import Pieces, map_piece
 
@@ -98,14 +98,11 @@ def _find(folder: Path, split: str) -> list[Piece]:
 
 def _read_header(path: Path) -> Piece:
     """What the file says it holds, checked against its size."""
-    try:
-        with path.open("rb") as file:
-            version = np.lib.format.read_magic(file)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, is_fortran, dtype = read(file)
-            offset, size = file.tell(), os.fstat(file.fileno()).st_size
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: cannot be read ({one_line(error)}); {SAVE_FIX}") from None
+    with reading(str(path), SAVE_FIX), path.open("rb") as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, is_fortran, dtype = read(file)
+        offset, size = file.tell(), os.fstat(file.fileno()).st_size
     if is_fortran:
         raise DataError(f"{path}: is in Fortran's order; {SAVE_FIX}")
     images = image_shape(str(path), shape, dtype)
@@ -132,12 +129,9 @@ def _read_targets(pieces: Sequence[Piece]) -> npt.NDArray[np.int64]:
 
 def _read_piece_targets(piece: Piece) -> npt.NDArray[np.int64]:
     path = piece.targets
-    try:
-        labels = as_labels(str(path), np.load(path, allow_pickle=False))
-    except DataError:
-        raise
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: cannot be read ({one_line(error)}); {SAVE_FIX}") from None
+    with reading(str(path), SAVE_FIX), path.open("rb") as file:
+        array = np.lib.format.read_array(file, allow_pickle=False)  # not `numpy.load`, which takes archives, too
+    labels = as_labels(str(path), array)
     if len(labels) != piece.shape[0]:
         raise DataError(
             f"{path}: {len(labels)} targets, but {piece.inputs.name} has {piece.shape[0]} samples; save as many of both"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os.path
 import zipfile
-import zlib
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ddp.data.arrays import SPLITS, as_labels, image_shape, make_dataset, one_line
+from ddp.data.arrays import SPLITS, as_labels, image_shape, make_dataset, reading
 from ddp.data.dataset import DataError, Dataset, Share
 from ddp.data.pieces import Array
 
@@ -49,10 +48,8 @@ def _read_targets(path: Path, name: str) -> npt.NDArray[np.int64]:
 
 
 def _read(path: Path, name: str) -> Array:
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
+    with reading(f"{path}: {name}", "save it with numpy.savez"), zipfile.ZipFile(path) as archive:
+        if f"{name}.npy" not in archive.namelist():
+            raise DataError(f"{path}: has no array {name}; save {', '.join(NAMES)} with numpy.savez")
+        with archive.open(f"{name}.npy") as file:
             return np.ascontiguousarray(np.lib.format.read_array(file, allow_pickle=False))
-    except KeyError:
-        raise DataError(f"{path}: has no array {name}; save {', '.join(NAMES)} with numpy.savez") from None
-    except (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: cannot read {name} ({one_line(error)}); save it with numpy.savez") from None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import re
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -260,8 +262,57 @@ def test_a_damaged_archive(tmp_path: Path) -> None:
     save("npz", tmp_path, {name: array for name, array in arrays().items() if name != "test-inputs"})
     assert "has no array test-inputs; save train-inputs, train-targets" in message("npz", path)
     path.write_bytes(b"no archive")
-    assert "cannot read train-inputs" in message("npz", path)
+    assert "train-inputs: cannot be read" in message("npz", path)
     assert "no such file" in message("npz", tmp_path / "none.npz")
+
+
+def zipped(content: bytes) -> bytes:
+    """An archive as numpy.savez writes it, whose first member has this content."""
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("train-inputs.npy", content)
+    return archive.getvalue()
+
+
+def npy(header: bytes) -> bytes:
+    """An `.npy` file of that header."""
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+
+
+ARCHIVE = zipped(npy(b"{'descr': '|u1', 'fortran_order': False, 'shape': (1,), }\n") + b"1")
+HEADERS = {
+    "an open bracket": b"{'descr': '|u1', 'fortran_order': False, 'shape': (5, 4\n",
+    "keys of two kinds": b"{1: 2, 'descr': '|u1', 'fortran_order': False}\n",
+    "a size beyond all": b"{'descr': '|u1', 'fortran_order': False, 'shape': (%d,)}\n" % 10**30,
+    "wrong indentation": b"  1\n 2\n3\n",
+}
+
+
+@pytest.mark.parametrize("header", HEADERS.values(), ids=HEADERS)
+@pytest.mark.parametrize("file", ["train-inputs.npy", "test-targets.npy"])
+def test_a_damaged_header_is_one_line(header: bytes, file: str, tmp_path: Path) -> None:
+    folder = save_folder(tmp_path / "arrays", arrays())
+    (folder / file).write_bytes(npy(header))
+    assert file in message("npy", folder)
+    path = tmp_path / "arrays.npz"
+    path.write_bytes(zipped(npy(header)))
+    assert message("npz", path).startswith(f"{path}: train-inputs: cannot be read (")
+
+
+@pytest.mark.parametrize("damaged", [ARCHIVE, ARCHIVE[:-30], ARCHIVE[:40]], ids=["whole", "truncated", "its beginning"])
+@pytest.mark.parametrize("file", ["train-inputs.npy", "train-targets.npy"])
+def test_an_archive_under_the_name_of_an_array(damaged: bytes, file: str, tmp_path: Path) -> None:
+    folder = save_folder(tmp_path / "arrays", arrays())
+    (folder / file).write_bytes(damaged)
+    assert message("npy", folder).startswith(f"{folder / file}: cannot be read (")
+
+
+def test_an_encrypted_archive(tmp_path: Path) -> None:
+    content, flags = bytearray(ARCHIVE), ARCHIVE.index(b"PK\x01\x02") + 8  # of the directory's entry
+    content[flags] |= 1
+    path = tmp_path / "arrays.npz"
+    path.write_bytes(content)
+    assert "train-inputs: cannot be read (File 'train-inputs.npy' is encrypted" in message("npz", path)
 
 
 @pytest.mark.parametrize("field", ["mean", "std"])
