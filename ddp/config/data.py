@@ -8,6 +8,8 @@ from typing import Literal
 
 from ddp.config.checks import LARGEST, require
 
+ARRAYS = ("npz", "npy")
+PUBLISHED = ("mnist", "fashion_mnist", "cifar10", "cifar100")
 LARGEST_ROTATION = 45
 """Degrees: a larger angle turns an image into another one."""
 
@@ -61,6 +63,7 @@ class DataConfig:
         require(all(map(math.isfinite, self.mean)), "data.mean", list(self.mean), "use finite numbers")
         fix = "use finite numbers above 0"
         require(all(0 < std < math.inf for std in self.std), "data.std", list(self.std), fix)
+        self._check_use()
 
     def _check_augmentation(self) -> None:
         fix = "use 0 or more pixels, fewer than an image has"
@@ -72,3 +75,11 @@ class DataConfig:
         require(has_images or not self.crop_padding, "data.crop_padding", self.crop_padding, fix)
         require(has_images or not self.flip, "data.flip", "true", fix)
         require(has_images or not self.rotation, "data.rotation", self.rotation, fix)
+
+    def _check_use(self) -> None:
+        """Refuse what the named data set would ignore."""
+        fix = f"data.name = {self.name} cannot be fetched, {', '.join(PUBLISHED)} can; leave it out"
+        require(not self.download or self.name in PUBLISHED, "data.download", "true", fix)
+        fix = f"data.name = {self.name} is normalised otherwise, only {' and '.join(ARRAYS)} by this; leave it out"
+        require(not self.mean or self.name in ARRAYS, "data.mean", list(self.mean), fix)
+        require(not self.std or self.name in ARRAYS, "data.std", list(self.std), fix)

@@ -40,12 +40,9 @@ CHANGED = Config(
     data=DataConfig(
         name="polynomial",
         root='a "quoted" \\ path',
-        download=True,
         shape=(3, 1, 9),
         coefficients=(1e-9,),
         noise=0.0,
-        mean=(0.5, 0.25),
-        std=(2.0,),
     ),
     batch=BatchConfig(size=7, shards=3, accumulation=2),
     loss=module.LossConfig(reduction="sum"),
@@ -90,6 +87,8 @@ CHANGED = Config(
 COMPRESSED = Config(comm=module.CommConfig(compression="fp16"))
 SCALED = Config(schedule=ScheduleConfig(base_batch=32, batch_scaling="sqrt"))
 AUGMENTED = Config(data=DataConfig(crop_padding=1, flip=True, rotation=12.5))
+FETCHED = Config(data=DataConfig(name="mnist", download=True))
+NORMALISED = Config(data=DataConfig(name="npz", root="arrays.npz", mean=(0.5, 0.25), std=(2.0,)))
 LOCAL = Config(comm=module.CommConfig(sync_every=7, reducer="flat"))
 
 
@@ -131,6 +130,25 @@ RANGES = [
     (ModelConfig, {"depth": 13}, "model.depth = 13: use 11 or 16"),
     (DataConfig, {"coefficients": ()}, "data.coefficients = []: give at least one coefficient, all finite"),
     (DataConfig, {"coefficients": (math.nan,)}, "data.coefficients = [nan]: give at least one coefficient, all finite"),
+    *(
+        (
+            DataConfig,
+            {"name": name, "download": True},
+            f"data.download = true: data.name = {name} cannot be fetched, mnist, fashion_mnist, cifar10, cifar100 can;"
+            " leave it out",
+        )
+        for name in ("digits", "npz", "npy", "synthetic", "polynomial")
+    ),
+    *(
+        (
+            DataConfig,
+            {"name": name, field: (0.5, 0.25)},
+            f"data.{field} = [0.5, 0.25]: data.name = {name} is normalised otherwise, only npz and npy by this;"
+            " leave it out",
+        )
+        for name in ("digits", "fashion_mnist", "cifar10", "synthetic", "polynomial")
+        for field in ("mean", "std")
+    ),
     (DataConfig, {"noise": -0.5}, "data.noise = -0.5: use a finite number, 0 or more"),
     (DataConfig, {"noise": math.inf}, "data.noise = inf: use a finite number, 0 or more"),
     (BatchConfig, {"size": 0}, "batch.size = 0: a step needs at least 1 sample"),
@@ -314,8 +332,8 @@ def test_to_dict_keeps_order_and_makes_lists() -> None:
 
 @pytest.mark.parametrize(
     "config",
-    [Config(), CHANGED, COMPRESSED, LOCAL, SCALED, AUGMENTED],
-    ids=["default", "all-changed", "compressed", "local", "scaled", "augmented"],
+    [Config(), CHANGED, COMPRESSED, LOCAL, SCALED, AUGMENTED, FETCHED, NORMALISED],
+    ids=["default", "all-changed", "compressed", "local", "scaled", "augmented", "fetched", "normalised"],
 )
 def test_toml_reads_back_to_the_same_configuration(config: Config, tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
@@ -330,6 +348,7 @@ def test_the_changed_configuration_differs_in_every_field_that_has_a_choice() ->
     only |= {("comm", "compression"), ("comm", "sync_every")}  # which need another reducer
     only |= {("schedule", "base_batch"), ("schedule", "batch_scaling")}  # which need another reduction
     only |= {("data", "crop_padding"), ("data", "flip"), ("data", "rotation")}  # which need images
+    only |= {("data", "download"), ("data", "mean"), ("data", "std")}  # which need files
     default, changed = to_dict(Config()), to_dict(CHANGED)
     same = {(s, f) for s in SECTIONS for f in default[s] if default[s][f] == changed[s][f]}
     assert same == only
