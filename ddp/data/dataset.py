@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -143,7 +144,8 @@ class Split:
     def read_ahead(self, indices: npt.NDArray[np.int64]) -> None:
         """Have the system read samples where they lie in files, so that `gather` waits for all of them at once."""
         if isinstance(self.inputs, Pieces):
-            self.inputs.read_ahead(indices)
+            with suppress(OSError):  # it is a hint: a file that cannot be opened again may still be mapped
+                self.inputs.read_ahead(indices)
 
     def _choose(self, size: int, buffer: Buffer) -> Iterable[Chosen]:
         samples = buffer.samples[:size]

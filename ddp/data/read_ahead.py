@@ -34,8 +34,3 @@ class ReadAhead:
         mine = self.sampler.rank_batch(*divmod(step, self.sampler.steps_per_epoch), self.rank, self.world_size)
         # A file that cannot be read is told of when its samples are gathered: what comes of this is not asked.
         self._reading = self._thread.submit(self.inputs.read_ahead, mine)
-
-    def wait(self) -> None:
-        """Until the system has been asked for what the last call was about."""
-        if self._reading:
-            self._reading.result()

@@ -196,6 +196,18 @@ def test_reading_ahead_changes_nothing_and_finds_the_files(tmp_path: Path, monke
         assert np.fromfile(path, np.uint8, offset=offset).size == 5 * 40
 
 
+def test_reading_ahead_is_a_hint(tmp_path: Path) -> None:
+    """A file that is gone is still mapped: an evaluation goes on."""
+    content = arrays(train=10)
+    folder = save_folder(tmp_path / "cut", content, pieces=2)
+    split = load("npy", folder).train
+    for path in folder.iterdir():
+        path.unlink()
+    split.read_ahead(np.array([7, 1]))
+    x, _ = split.gather(np.array([7, 1]), split.make_buffer(2))
+    np.testing.assert_allclose(x, content["train-inputs"][[7, 1]] / 127.5 - 1, atol=1e-6)
+
+
 # --- Mistakes ----------------------------------------------------------------------------------------
 
 
