@@ -33,6 +33,8 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
 SECTIONS = ("seed", "model", "data", "batch", "loss", "optimizer", "schedule", "train")
 """What decides the bits of a run, besides what it was made with."""
+WHENCE = ("root", "download")
+"""Fields of the section `data` that say only where it comes from."""
 MADE_WITH = ("python", "numpy", "numba", "llvmlite")
 MEASURED = ("epoch", "step", "loss", "accuracy", "rmse")
 """Fields of an `eval` record."""
@@ -56,13 +58,10 @@ def train(config: Path, arguments: Sequence[str], ranks: int) -> Result:
         CalledProcessError: if the run fails.
     """
     with tempfile.TemporaryDirectory() as folder:
-        given, stand_in = ["--config", str(config), *arguments], {}
-        if needs_stand_in(config, arguments):
-            write_stand_in(Path(folder, "data"))
-            given, stand_in = [*given, "--data.root", str(Path(folder, "data"))], {"stand_in": TITLE}
-        training = Training(ranks, 0, given, Path(folder))
+        root = stand_in_root(config, arguments, Path(folder))
+        training = Training(ranks, 0, ["--config", str(config), *arguments, *root], Path(folder))
         run = training.finish()
-        return stand_in | {
+        return ({"stand_in": TITLE} if root else {}) | {
             "config": name_of(config),
             "arguments": list(arguments),
             "settings": settings(tomllib.loads((training.path / "config.toml").read_text())),
@@ -72,16 +71,29 @@ def train(config: Path, arguments: Sequence[str], ranks: int) -> Result:
         }
 
 
+def stand_in_root(config: Path, arguments: Sequence[str], folder: Path) -> list[str]:
+    """The argument that names the stand-in, which is then in `folder`; none where none is needed.
+
+    Raises:
+        DataError: if what it is made of is not found.
+    """
+    if not needs_stand_in(config, arguments):
+        return []
+    write_stand_in(folder / "data")
+    return ["--data.root", str(folder / "data")]
+
+
 def needs_stand_in(config: Path, arguments: Sequence[str]) -> bool:
     """Whether a run is on CIFAR-10, and nothing says where that is: results are of what every machine can make."""
     data = tomllib.loads(config.read_text()).get("data", {})
-    return data.get("name") == "cifar10" and not data.get("root") and "--data.root" not in arguments
+    names_root = any(each.partition("=")[0] == "--data.root" for each in arguments)
+    return data.get("name") == "cifar10" and not data.get("root") and not names_root
 
 
 def settings(config: dict[str, Any]) -> dict[str, Any]:
     """The part of a configuration that decides the result."""
     kept = {section: config[section] for section in SECTIONS}
-    return kept | {"data": {name: value for name, value in config["data"].items() if name != "root"}}
+    return kept | {"data": {name: value for name, value in config["data"].items() if name not in WHENCE}}
 
 
 def made_with(start: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from benchmarks.accuracy import ROOT
 from benchmarks.accuracy_tables import EXPECTED, best, header_lines, quality, recipes_table, write_header
 from benchmarks.cifar10_stand_in import write_stand_in
 from ddp.command_line import parse
-from ddp.config import DataConfig, to_dict
+from ddp.config import Config, DataConfig, to_dict
 from ddp.data import load_dataset
 
 CONFIG = """# Digits, quickly.
@@ -254,8 +254,18 @@ def test_only_cifar10_of_no_folder_needs_the_stand_in(tmp_path: Path) -> None:
     path.write_text('[data]\nname = "cifar10"\n')
     assert accuracy.needs_stand_in(path, [])
     assert not accuracy.needs_stand_in(path, ["--data.root", "here"])
+    assert not accuracy.needs_stand_in(path, ["--data.root=here"])
+    assert accuracy.needs_stand_in(path, ["--data.rotation=3"])
     path.write_text('[data]\nname = "mnist"\n')
     assert not accuracy.needs_stand_in(path, [])
+
+
+def test_where_data_come_from_does_not_decide_the_result() -> None:
+    here, there = (to_dict(Config(data=data)) for data in (
+        DataConfig(name="mnist"), DataConfig(name="mnist", root="there", download=True)
+    ))  # fmt: skip
+    assert accuracy.settings(here) == accuracy.settings(there)
+    assert accuracy.settings(here) != accuracy.settings(to_dict(Config(data=DataConfig(name="mnist", flip=True))))
 
 
 def test_a_file_that_is_not_there_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
