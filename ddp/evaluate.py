@@ -22,7 +22,6 @@ from ddp.run_arguments import RunArguments, RunParser, check_output, read_run_ar
 from ddp.session import Session, run_on_all_ranks
 
 if TYPE_CHECKING:
-    from ddp.comm.world import World
     from ddp.data import Dataset
     from ddp.evaluation import Evaluation
     from ddp.nn import Sequential
@@ -56,12 +55,15 @@ def _run(session: Session) -> int:
     session.prepare(asked.config, asked.threads)
     from ddp.data import load_dataset
     from ddp.run_directory import RunDirectory
-    from ddp.trained import InputFormat, load_trained
+    from ddp.trained import find_parameters, load_trained, read_input_format
 
     config, run = asked.config, RunDirectory(asked.path)
-    dataset = world.run_together(lambda: load_dataset(config.data, config.seed, world.share_on_node))
-    model, source = world.run_together(lambda: load_trained(run, config, InputFormat.of(dataset)))
-    _check_agreement(world, model, dataset)
+    form = world.run_on_root(lambda: read_input_format(run, config))
+    found = world.run_together(lambda: load_dataset(config.data, config.seed, world.share_on_node))
+    dataset = world.run_together(lambda: form.fit(found, f"data.root = {config.data.root}"))
+    source = world.run_on_root(lambda: find_parameters(run))
+    model = world.run_together(lambda: load_trained(run, source, config, form))
+    session.check_agreement(model, {"data checksum": world.once_on_node(dataset.checksum)})
     evaluation = _evaluate(session, asked, model, dataset)
     record = to_record(evaluation, dataset, source)
     if world.is_root:
@@ -69,19 +71,6 @@ def _run(session: Session) -> int:
     if asked.options.output is not None:
         world.run_on_root(lambda: _write(asked.options.output, record))
     return 0
-
-
-def _check_agreement(world: World, model: Sequential, dataset: Dataset) -> None:
-    from ddp.checkpoint import parameters_sha256
-    from ddp.observe.provenance import source_sha256
-
-    world.check_agreement(
-        {
-            "version of this package": source_sha256(),
-            "data checksum": world.once_on_node(dataset.checksum),
-            "set of parameters": parameters_sha256(model.state_dict()),
-        }
-    )
 
 
 def _evaluate(session: Session, asked: RunArguments, model: Sequential, dataset: Dataset) -> Evaluation:
