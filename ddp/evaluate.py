@@ -4,8 +4,8 @@
     mpirun -n 8 python -m ddp.evaluate runs/NAME --data.root /data/fashion      # the same figures, bit for bit
     python -m ddp.evaluate runs/NAME --output evaluation.json
 
-Tells loss, accuracy, the accuracy of each class and the confusion matrix, all from exact counts: every sample once, on
-any number of ranks. Of a run that has not ended, its newest checkpoint is evaluated.
+Tells loss, accuracy, the accuracy of each class and the confusion matrix (of up to 1000 classes), from exact counts:
+every sample once, on any number of ranks. Of a run that has not ended, its newest checkpoint is evaluated.
 """
 
 from __future__ import annotations
@@ -22,13 +22,12 @@ from ddp.run_arguments import RunArguments, RunParser, check_output, read_run_ar
 from ddp.session import Session, run_on_all_ranks
 
 if TYPE_CHECKING:
-    from ddp.comm.world import World
     from ddp.data import Dataset
     from ddp.evaluation import Evaluation
     from ddp.nn import Sequential
 
 MOST_COLUMNS = 20
-"""Classes up to which the whole confusion matrix is shown; it is in the JSON file in any case."""
+"""Classes up to which the whole confusion matrix is shown; the JSON file has it up to MOST_CONFUSED."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,12 +55,15 @@ def _run(session: Session) -> int:
     session.prepare(asked.config, asked.threads)
     from ddp.data import load_dataset
     from ddp.run_directory import RunDirectory
-    from ddp.trained import InputFormat, load_trained
+    from ddp.trained import find_parameters, load_trained, read_input_format
 
     config, run = asked.config, RunDirectory(asked.path)
-    dataset = world.run_together(lambda: load_dataset(config.data, config.seed, world.share_on_node))
-    model, source = world.run_together(lambda: load_trained(run, config, InputFormat.of(dataset)))
-    _check_agreement(world, model, dataset)
+    form = world.run_on_root(lambda: read_input_format(run, config))
+    found = world.run_together(lambda: load_dataset(config.data, config.seed, world.share_on_node))
+    dataset = world.run_together(lambda: form.fit(found, f"data.root = {config.data.root}"))
+    source = world.run_on_root(lambda: find_parameters(run))
+    model = world.run_together(lambda: load_trained(run, source, config, form))
+    session.check_agreement(model, {"data checksum": world.once_on_node(dataset.checksum)})
     evaluation = _evaluate(session, asked, model, dataset)
     record = to_record(evaluation, dataset, source)
     if world.is_root:
@@ -69,19 +71,6 @@ def _run(session: Session) -> int:
     if asked.options.output is not None:
         world.run_on_root(lambda: _write(asked.options.output, record))
     return 0
-
-
-def _check_agreement(world: World, model: Sequential, dataset: Dataset) -> None:
-    from ddp.checkpoint import parameters_sha256
-    from ddp.observe.provenance import source_sha256
-
-    world.check_agreement(
-        {
-            "version of this package": source_sha256(),
-            "data checksum": world.once_on_node(dataset.checksum),
-            "set of parameters": parameters_sha256(model.state_dict()),
-        }
-    )
 
 
 def _evaluate(session: Session, asked: RunArguments, model: Sequential, dataset: Dataset) -> Evaluation:
@@ -97,9 +86,13 @@ def _evaluate(session: Session, asked: RunArguments, model: Sequential, dataset:
     world, split, loss = session.world, dataset.test, build_loss(asked.config.model)
     largest_part = len(block_partition(len(split), world.size, 0))
     batch = world.run_on_root(lambda: batch_without_training(model, split.sample_shape, largest_part))
-    model.build(split.sample_shape, batch)
-    loss.build(model.output_shape[0], batch)
-    evaluator = Evaluator(world, split, batch, dataset.num_classes)
+
+    def build() -> Evaluator:
+        model.build(split.sample_shape, batch)
+        loss.build(model.output_shape[0], batch)
+        return Evaluator(world, split, batch, dataset.num_classes)
+
+    evaluator = world.run_together(build)
 
     def warm_up() -> None:
         inputs, targets = split.gather(np.zeros(1, np.int64), evaluator.buffer)
@@ -122,9 +115,11 @@ def to_record(evaluation: Evaluation, dataset: Dataset, source: Path) -> dict[st
     record: dict[str, Any] = {"parameters": str(source), "data": dataset.name, "split": "test"}
     record |= {"samples": evaluation.samples}
     record |= {key: figure if math.isfinite(figure) else None for key, figure in figures.items()}
-    if evaluation.confusion:
+    if evaluation.class_samples:
         record["classes"] = class_names(dataset.name, dataset.num_classes)
+        record["class_samples"], record["class_right"] = evaluation.class_samples, evaluation.class_right
         record["class_accuracy"] = evaluation.class_accuracy
+    if evaluation.confusion:
         record["confusion"] = evaluation.confusion
     return record
 
@@ -138,7 +133,7 @@ def lines(record: dict[str, Any]) -> list[str]:
         figures.append(f"rmse {record['rmse']:.4f}")
     head = f"{record['parameters']} on the {record['samples']:,} test samples of {record['data']}"
     result = [f"{head}: {', '.join(figures)}"]
-    if "confusion" in record:
+    if "classes" in record:
         result += ["", *_class_table(record)]
         if len(record["classes"]) <= MOST_COLUMNS:
             result += ["", *_confusion_table(record)]
@@ -156,14 +151,16 @@ def _labels(record: dict[str, Any]) -> list[str]:
 
 def _class_table(record: dict[str, Any]) -> list[str]:
     labels = _labels(record)
-    table = [f"{'class'.ljust(len(labels[0]))}  {'samples':>8} {'right':>8} {'accuracy':>9}  most often mistaken for"]
-    for label, (name, row) in enumerate(zip(labels, record["confusion"], strict=True)):
-        accuracy = record["class_accuracy"][label]
+    rows = record.get("confusion", [()] * len(labels))
+    mistakes = "  most often mistaken for" if "confusion" in record else ""
+    table = [f"{'class'.ljust(len(labels[0]))}  {'samples':>8} {'right':>8} {'accuracy':>9}{mistakes}"]
+    counts = zip(record["class_samples"], record["class_right"], record["class_accuracy"], strict=True)
+    for label, (name, row, (samples, right, accuracy)) in enumerate(zip(labels, rows, counts, strict=True)):
         share = "" if accuracy is None else f"{accuracy:.2%}"
         others = [(count, -other) for other, count in enumerate(row) if other != label and count]
         most, other = max(others, default=(0, 0))
         mistaken = f"{labels[-other].strip()} ({most:,})" if most else ""
-        table.append(f"{name}  {sum(row):8,} {row[label]:8,} {share:>9}  {mistaken}".rstrip())
+        table.append(f"{name}  {samples:8,} {right:8,} {share:>9}  {mistaken}".rstrip())
     return table
 
 

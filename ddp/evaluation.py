@@ -14,6 +14,9 @@ from ddp.data import Split
 from ddp.nn import Loss, Sequential
 from ddp.partition import block_partition
 
+MOST_CONFUSED = 1000
+"""Classes up to which the confusion matrix is counted, in memory that grows as their square: 4 MB."""
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -26,11 +29,16 @@ class Evaluation:
     samples: int
     confusion: tuple[tuple[int, ...], ...] = ()
     """How many samples of each label (row) were taken for each class (column); empty where it was not counted."""
+    class_samples: tuple[int, ...] = ()
+    """How many samples each label has; empty where classes were not counted."""
+    class_right: tuple[int, ...] = ()
+    """How many of them were taken for it."""
 
     @property
     def class_accuracy(self) -> tuple[float | None, ...]:
-        """Fraction of each label's samples that are taken for it, from `confusion`; None where there are none."""
-        return tuple(row[label] / sum(row) if any(row) else None for label, row in enumerate(self.confusion))
+        """Fraction of each label's samples that are taken for it; None where there are none."""
+        counts = zip(self.class_right, self.class_samples, strict=True)
+        return tuple(right / samples if samples else None for right, samples in counts)
 
     @property
     def quality(self) -> tuple[str, float]:
@@ -57,7 +65,7 @@ class Evaluator:
             world: the ranks, which share the work by `block_partition`.
             split: the samples.
             batch_size: samples of one forward pass, the same on all ranks.
-            num_classes: of the confusion matrix; 0: none is counted.
+            num_classes: that are counted, in a confusion matrix if they are not more than MOST_CONFUSED; 0: none are.
         """
         self.world, self.split, self.read_ahead = world, split, split.read_ahead
         self.mine = block_partition(len(split), world.size, world.rank)
@@ -65,7 +73,9 @@ class Evaluator:
         self.buffer = split.make_buffer(batch_size)
         # A sample's loss is zero but on the rank that computes it, so that bits added as integers are the loss itself.
         self.num_classes, end = num_classes, len(split)
-        self._integers = np.zeros(end + max(1, num_classes**2), np.int32)
+        # Of each label, what it is taken for; of very many classes, only how many are wrong and how many right.
+        self._columns = num_classes if num_classes <= MOST_CONFUSED else 2
+        self._integers = np.zeros(end + max(1, num_classes * self._columns), np.int32)
         self._losses, self._counts = self._integers[:end].view(np.float32), self._integers[end:]
 
     @property
@@ -110,13 +120,14 @@ class Evaluator:
             return
         taken_for = outputs.argmax(axis=1)
         if self.num_classes:
-            np.add.at(self._confusion, (targets, taken_for), 1)
+            columns = taken_for if self.num_classes <= MOST_CONFUSED else (taken_for == targets).astype(np.int64)
+            np.add.at(self._by_class, (targets, columns), 1)
         else:
             self._counts += np.count_nonzero(taken_for == targets)
 
     @property
-    def _confusion(self) -> npt.NDArray[np.int32]:
-        return self._counts.reshape(self.num_classes, self.num_classes)
+    def _by_class(self) -> npt.NDArray[np.int32]:
+        return self._counts.reshape(self.num_classes, self._columns)
 
     def _result(self) -> Evaluation:
         samples = len(self.split)
@@ -125,5 +136,8 @@ class Evaluator:
             return Evaluation(loss, None, samples)
         if not self.num_classes:
             return Evaluation(loss, int(self._counts[0]) / samples, samples)
-        confusion = self._confusion
-        return Evaluation(loss, int(np.trace(confusion)) / samples, samples, tuple(map(tuple, confusion.tolist())))
+        counts, is_matrix = self._by_class, self.num_classes <= MOST_CONFUSED
+        right, totals = (counts.diagonal() if is_matrix else counts[:, 1]), counts.sum(axis=1)
+        confusion = tuple(map(tuple, counts.tolist())) if is_matrix else ()
+        by_class = tuple(totals.tolist()), tuple(right.tolist())
+        return Evaluation(loss, int(right.sum()) / samples, samples, confusion, *by_class)

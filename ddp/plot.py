@@ -112,12 +112,14 @@ def _misclassified(path: Path, config: Config, kind: str) -> bytes:
     from ddp.observe.figures import draw_images
     from ddp.prediction import Predictor, surest_mistakes
     from ddp.run_directory import RunDirectory
-    from ddp.trained import InputFormat, load_trained
+    from ddp.trained import find_parameters, load_trained, read_input_format
 
-    dataset = load_dataset(config.data, config.seed)
+    run, dataset = RunDirectory(path), load_dataset(config.data, config.seed)
     if not dataset.num_classes:
         raise ConfigError(f"--misclassified: {path} has no classes, it is a regression; leave it out")
-    model, _ = load_trained(RunDirectory(path), config, InputFormat.of(dataset))
+    form = read_input_format(run, config)
+    dataset = form.fit(dataset, f"data.root = {config.data.root}")
+    model = load_trained(run, find_parameters(run), config, form)
     predictor = Predictor(model, dataset.test, classes=True)
     with exclusive_cache():
         predictor.warm_up()

@@ -10,6 +10,7 @@ the probability of each class, or (N, 1) for regression. The data set itself is 
 
 from __future__ import annotations
 
+import hashlib
 import io
 import sys
 from collections.abc import Sequence
@@ -22,6 +23,9 @@ from ddp.session import Session, run_on_all_ranks
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+    from ddp.comm.world import World
+    from ddp.data import Split
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,12 +56,14 @@ def _run(session: Session) -> int:
     from ddp.partition import block_partition
     from ddp.prediction import Predictor
     from ddp.run_directory import RunDirectory
-    from ddp.trained import load_trained, read_input_format
+    from ddp.trained import find_parameters, load_trained, read_input_format
 
     run, path = RunDirectory(asked.path), asked.options.output
     form = world.run_on_root(lambda: read_input_format(run, asked.config))
-    model, source = world.run_together(lambda: load_trained(run, asked.config, form))
+    source = world.run_on_root(lambda: find_parameters(run))
+    model = world.run_together(lambda: load_trained(run, source, asked.config, form))
     split = world.run_together(lambda: form.split(read_array(asked.options.input), f"--input {asked.options.input}"))
+    session.check_agreement(model, _facts(world, split))
     predictor = Predictor(model, split, form.num_classes > 0)
     session.compile(predictor.warm_up)
     # A row is zero but on the rank that computes it, so that bits added as integers are the row itself.
@@ -71,6 +77,17 @@ def _run(session: Session) -> int:
     if world.is_root:
         sys.stdout.write(f"{len(split):,} samples by {source}: {path}, {predictions.shape} float32\n")
     return 0
+
+
+def _facts(world: World, split: Split) -> dict[str, str]:
+    """What all ranks must find in their input; its bytes are read for it only where nodes may have different files."""
+    import numpy as np
+
+    def digest() -> str:
+        return hashlib.sha256(np.asarray(split.inputs).data).hexdigest()
+
+    facts = {"shape of --input": str(split.inputs.shape)}
+    return facts if world.num_nodes == 1 else {**facts, "checksum of --input": world.once_on_node(digest)}
 
 
 def read_array(path: Path) -> npt.NDArray[Any]:

@@ -9,7 +9,7 @@ import importlib
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from ddp.comm.watchdog import Watchdog
     from ddp.comm.world import World
     from ddp.config import Config
+    from ddp.nn import Sequential
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,18 @@ class Session:
         """
         if self.world.any_rank(self.signals.requested is not None):
             raise Interrupted(f"interrupted by a signal {when}")
+
+    def check_agreement(self, model: Sequential, facts: Mapping[str, str]) -> None:
+        """Make sure that all ranks have the same program, the same network, and the same of the named facts.
+
+        Raises:
+            DifferingRankError: on all ranks, if one has another.
+        """
+        from ddp.checkpoint import parameters_sha256
+        from ddp.observe.provenance import source_sha256
+
+        own = {"version of this package": source_sha256(), "set of parameters": parameters_sha256(model.state_dict())}
+        self.world.check_agreement({**own, **facts})
 
     def compile(self, run_kernels: Callable[[], None]) -> None:
         """Compile on one rank of each node, under the cache's lock; then the others load what it compiled."""

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from ddp.checkpoint import CheckpointError, find_checkpoints, load_checkpoint, parameters_sha256
 from ddp.config import Config
-from ddp.data import Dataset, Split, load_dataset
+from ddp.data import DataError, Dataset, Split, load_dataset
 from ddp.models import build_model
 from ddp.nn import Sequential
 from ddp.run_directory import RunDirectory
@@ -80,6 +80,27 @@ class InputFormat:
             inputs.reshape(len(inputs), *self.shape), targets, _by_channel(self.scale), _by_channel(self.shift)
         )
 
+    def fit(self, dataset: Dataset, source: str) -> Dataset:
+        """A data set as this network's: with its classes, of which the test split may lack some.
+
+        Args:
+            dataset: as its files have it.
+            source: what it is called in an error.
+
+        Raises:
+            DataError: if the network was trained on other inputs, or does not know a label of the test split.
+        """
+        given = InputFormat.of(dataset)
+        for name in ("dtype", "shape", "scale", "shift"):
+            found, wanted = getattr(given, name), getattr(self, name)
+            if found != wanted:
+                fix = "give the data set that it was trained on, or one like it, with --data.root"
+                raise DataError(f"{source}: the samples' {name} is {found}, in training it was {wanted}; {fix}")
+        if self.num_classes and (label := int(dataset.test.targets.max())) >= self.num_classes:
+            fix = f"the network tells {self.num_classes} classes apart; give data with labels below"
+            raise DataError(f"{source}: label {label} in the test split; {fix}")
+        return dataclasses.replace(dataset, num_classes=self.num_classes)
+
     def _fitting(self) -> tuple[tuple[int, ...], ...]:
         """Shapes of a sample in a user's array: one channel, and the one pixel of features, need no axis."""
         if self.shape[0] == 1:
@@ -109,29 +130,43 @@ def read_input_format(run: RunDirectory, config: Config) -> InputFormat:
     return InputFormat.of(load_dataset(config.data, config.seed))
 
 
-def load_trained(run: RunDirectory, config: Config, inputs: InputFormat) -> tuple[Sequential, Path]:
-    """The network with its final parameters, or those of the newest checkpoint of a run that has not ended.
+def find_parameters(run: RunDirectory) -> Path:
+    """The file of the final parameters, or the newest usable checkpoint of a run that has not ended.
 
-    Returns:
-        The network, and the file that its parameters come from.
+    As the run may still write, one rank looks for all.
 
     Raises:
-        CheckpointError: if there is neither file, or it is damaged, or of another network.
+        CheckpointError: if there is neither.
+    """
+    if run.model.is_file():
+        return run.model
+    for path in reversed(find_checkpoints(run.checkpoints)):
+        try:
+            load_checkpoint(path)
+        except CheckpointError:
+            continue
+        return path
+    raise CheckpointError(
+        f"{run.path}: no {run.model.name}, nor a checkpoint that can be used; train on with --output.name"
+        f" {run.path.name} --resume auto"
+    )
+
+
+def load_trained(run: RunDirectory, path: Path, config: Config, inputs: InputFormat) -> Sequential:
+    """The network of a run with the parameters in `path`, as `find_parameters` has found it.
+
+    Raises:
+        CheckpointError: if the file is damaged, or of another network.
     """
     model = build_model(config.model, inputs.shape, inputs.num_classes, config.seed)
-    path = run.model
-    if path.is_file():
-        state, digest = _read_model(path)
-    else:
-        path, state = _newest_checkpoint(run)
-        digest = None
+    state, digest = _read_model(path) if path == run.model else (load_checkpoint(path).parameters, None)
     try:
         model.load_state_dict(state)
     except ValueError as error:
         raise CheckpointError(f"{path}: not of the network in {run.path / 'config.toml'} ({error})") from None
     if digest not in (None, parameters_sha256(model.parameter_dict())):
         raise CheckpointError(f"{path}: damaged (its checksum is wrong); restore it, or train again")
-    return model, path
+    return model
 
 
 def _read_model(path: Path) -> tuple[dict[str, npt.NDArray[Any]], str | None]:
@@ -143,15 +178,3 @@ def _read_model(path: Path) -> tuple[dict[str, npt.NDArray[Any]], str | None]:
     except (OSError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{path}: cannot be used ({reason}); restore it, or train again") from None
-
-
-def _newest_checkpoint(run: RunDirectory) -> tuple[Path, dict[str, npt.NDArray[Any]]]:
-    for path in reversed(find_checkpoints(run.checkpoints)):
-        try:
-            return path, load_checkpoint(path).parameters
-        except CheckpointError:
-            continue
-    raise CheckpointError(
-        f"{run.path}: no {run.model.name}, nor a checkpoint that can be used; train on with --output.name"
-        f" {run.path.name} --resume auto"
-    )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,15 @@ FLUSH_S = 10
 """So many seconds later at the latest an event is in the file."""
 PLACES = frozenset({"step", "epoch", "samples", "slowest_rank"})
 """Numbers that say where something was measured, and are no curves."""
+GUARDED = "guarded"
+"""Prefix of the paths that tensorboardX is to open by `_Factory`."""
 
 
 class TensorBoard:
     """Writes the numbers of `step` and `eval` events; a listener of the event log.
 
-    `train/...` and `speed/...` are of steps, `test/...` of evaluations; the horizontal axis is the step.
+    `train/...` and `speed/...` are of steps, `test/...` of evaluations; the horizontal axis is the step. Where the
+    file can no longer be written, as on a full disk, one warning says so, and training goes on without it.
     """
 
     def __init__(self, folder: Path, resume_step: int | None) -> None:
@@ -31,6 +36,7 @@ class TensorBoard:
         try:
             from tensorboardX import SummaryWriter
             from tensorboardX.proto.summary_pb2 import Summary
+            from tensorboardX.record_writer import register_writer_factory
         except ImportError:
             raise ValueError(
                 "output.tensorboard = true: needs tensorboardX, which is not installed;"
@@ -38,7 +44,8 @@ class TensorBoard:
             ) from None
         purge_step = None if resume_step is None else resume_step + 1
         self._summary = Summary
-        self._writer = SummaryWriter(str(folder), purge_step=purge_step, flush_secs=FLUSH_S)
+        register_writer_factory(GUARDED, _Factory())
+        self._writer = SummaryWriter(f"{GUARDED}:{folder}", purge_step=purge_step, flush_secs=FLUSH_S)
 
     def write(self, event: str, fields: Mapping[str, Any]) -> None:
         """Write an event's numbers, but for those that are not finite."""
@@ -54,6 +61,42 @@ class TensorBoard:
     def close(self) -> None:
         """Write what remains."""
         self._writer.close()
+
+
+class _Factory:
+    """What tensorboardX calls for files, in its own thread, where nobody could catch an error."""
+
+    def open(self, path: str) -> _GuardedFile:
+        return _GuardedFile(Path(path.removeprefix(f"{GUARDED}:")))
+
+    def directory_check(self, path: str) -> None:
+        """The run directory is there."""
+
+
+class _GuardedFile:
+    """A file that is given up, with a warning, when it cannot be written."""
+
+    def __init__(self, path: Path) -> None:
+        self._file, self._failed = open(path, "wb"), False
+
+    def write(self, content: bytes) -> None:
+        self._try(lambda: self._file.write(content))
+
+    def flush(self) -> None:
+        self._try(self._file.flush)
+        self._try(lambda: os.fsync(self._file.fileno()))
+
+    def close(self) -> None:
+        self._try(self._file.close)
+
+    def _try(self, action: Callable[[], object]) -> None:
+        if self._failed:
+            return
+        try:
+            action()
+        except OSError as error:
+            self._failed = True
+            sys.stderr.write(f"warning: output.tensorboard: cannot write ({error.strerror}); going on without it\n")
 
 
 def _group(event: str, name: str) -> str:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import types
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from ddp import evaluate
 from ddp.comm.world import World
 from ddp.config import BatchConfig, Config, DataConfig
-from ddp.data import Split, load_dataset
+from ddp.data import Dataset, Split, load_dataset
 from ddp.evaluation import Evaluator
 from ddp.kernels.jit import exclusive_cache
 from ddp.models import build_loss, build_model
@@ -79,6 +82,24 @@ def test_loss_and_accuracy_are_those_of_the_whole_split(world: World, alone: Wor
     assert counted.confusion == tuple(map(tuple, confusion.tolist()))
     assert (counted.loss, counted.accuracy) == (result.loss, result.accuracy)
     assert counted.class_accuracy == tuple((confusion.diagonal() / confusion.sum(axis=1)).tolist())
+
+
+def test_of_very_many_classes_no_matrix_is_counted(world: World, tmp_path: Path) -> None:
+    """That of 100,000 would take 40 GB. The outputs, which are the inputs, tell few classes apart."""
+    labels = np.array([99_999, 1, 0, 2, 1, 1, 2])
+    scores = np.eye(3, dtype=np.float32)[[0, 1, 0, 1, 1, 2, 2]]  # the argmax of each
+    split = Split(scores[:, :, None, None], labels, np.float32(1), np.float32(0))
+    model = types.SimpleNamespace(forward=lambda x, training: x.reshape(len(x), 3))
+    result = Evaluator(world, split, 2, 100_000).evaluate(model, Outputs())  # type: ignore[arg-type]
+    assert (result.confusion, result.accuracy, len(result.class_samples)) == ((), 4 / 7, 100_000)
+    assert [*result.class_samples[:4], result.class_samples[-1]] == [1, 3, 2, 0, 1]
+    assert [*result.class_right[:4], result.class_right[-1]] == [1, 2, 1, 0, 0]
+    assert [*result.class_accuracy[:4], result.class_accuracy[-1]] == [1, 2 / 3, 1 / 2, None, 0]
+    dataset = Dataset("npz", split, split, 100_000)
+    record = evaluate.to_record(result, dataset, tmp_path)
+    assert "confusion" not in record
+    rows = [line.split() for line in evaluate.lines(record)]
+    assert [rows[3], rows[4], rows[6]] == [["0", "1", "1", "100.00%"], ["1", "3", "2", "66.67%"], ["3", "0", "0"]]
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64])

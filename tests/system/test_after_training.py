@@ -138,6 +138,74 @@ def test_a_run_without_a_model_is_evaluated_at_its_newest_checkpoint(start: Star
     assert finished.code == 2, finished.text
 
 
+DIFFERENT = """
+import sys
+from ddp import {module}
+from ddp.session import Session
+
+prepare, fault = Session.prepare, sys.argv.pop(1)
+
+def planted(session, *settings):
+    prepare(session, *settings)
+    from ddp import predict, trained
+
+    world, load, read = session.world, trained.load_trained, predict.read_array
+    world.num_nodes = 2
+    world.once_on_node = lambda action: action()  # as if each rank were a node
+    if world.rank == 0:
+        return
+
+    def load_other(*arguments):
+        model = load(*arguments)
+        model.parameters[0] += 1
+        return model
+
+    if fault == "other checkpoints":
+        trained.find_checkpoints = lambda folder: []
+    if fault == "other parameters":
+        trained.load_trained = load_other
+    if fault == "other shape":
+        predict.read_array = lambda path: read(path)[1:]
+    if fault == "other bytes":
+        predict.read_array = lambda path: read(path) ^ 1
+
+Session.prepare = planted
+sys.exit({module}.main())
+"""
+ASKED = {"evaluate": [], "predict": ["--input", "all.npy", "--output", "different.npy"]}
+
+
+@pytest.mark.parametrize(
+    ("module", "fault", "named"),
+    [
+        ("evaluate", "other parameters", "another set of parameters"),
+        ("predict", "other parameters", "another set of parameters"),
+        ("predict", "other shape", "another shape of --input"),
+        ("predict", "other bytes", "another checksum of --input"),
+    ],
+)
+def test_ranks_that_differ_predict_nothing(
+    module: str, fault: str, named: str, start: Start, flavour: Flavour, folder: Path
+) -> None:
+    np.save(folder / "all.npy", digits_test()[0])
+    program = [sys.executable, "-c", DIFFERENT.format(module=module)]
+    check_one_line(start(2, fault, "runs/digits", *ASKED[module], cwd=folder, program=program), flavour, 2, [named])
+    assert not (folder / "different.npy").exists()
+
+
+@pytest.mark.parametrize("module", ASKED)
+def test_all_ranks_take_the_checkpoint_that_one_finds(module: str, start: Start, folder: Path) -> None:
+    """The run may write another while they look."""
+    np.save(folder / "all.npy", digits_test()[0])
+    shutil.copytree(folder / "runs" / "digits", folder / "runs" / module)
+    (folder / "runs" / module / "model.safetensors").unlink()
+    program = [sys.executable, "-c", DIFFERENT.format(module=module)]
+    finished = start(2, "other checkpoints", f"runs/{module}", *ASKED[module], cwd=folder, program=program).finish()
+    (folder / "different.npy").unlink(missing_ok=True)
+    assert finished.code == 0, finished.text
+    assert "step-00000023.safetensors" in finished.out
+
+
 INTERRUPTED = """
 import os, signal, sys
 from ddp import {module}

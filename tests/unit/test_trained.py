@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ddp.config import Config, DataConfig
-from ddp.data import load_dataset
+from ddp.data import DataError, Dataset, Split, load_dataset
 from ddp.run_directory import RunDirectory
 from ddp.trained import InputFormat, read_input_format
 
@@ -79,6 +79,31 @@ def test_another_byte_order_is_refused() -> None:
     """Its bytes would be taken for other numbers."""
     with pytest.raises(ValueError, match="holds float32 in another byte order; the network takes float32"):
         COLOUR.split(np.zeros((5, 3, 2, 2), np.dtype(np.float32).newbyteorder()), "X")
+
+
+def own_data(inputs: np.ndarray, labels: list[int], scale: float = 1.0) -> Dataset:
+    split = Split(inputs, np.array(labels), np.float32(scale), np.float32(0))
+    return Dataset("npz", split, split, max(2, 1 + max(labels)))
+
+
+def test_a_test_split_may_lack_the_last_classes() -> None:
+    form = InputFormat.of(own_data(np.zeros((3, 6, 1, 1), np.float32), [0, 3, 1]))
+    other = own_data(np.zeros((2, 6, 1, 1), np.float32), [2, 0])
+    assert form.fit(other, "data.root = x").num_classes == form.num_classes == 4
+
+
+@pytest.mark.parametrize(
+    ("dataset", "named"),
+    [
+        (own_data(np.zeros((2, 6, 1, 1), np.float32), [0, 4]), "label 4 in the test split; .* 4 classes"),
+        (own_data(np.zeros((2, 6, 1, 1), np.uint8), [0, 3]), "dtype is uint8, in training it was float32"),
+        (own_data(np.zeros((2, 5, 1, 1), np.float32), [0, 3]), r"shape is \(5, 1, 1\), in training"),
+        (own_data(np.zeros((2, 6, 1, 1), np.float32), [0, 3], 0.5), r"scale is \(0.5,\), in training it was \(1.0,\)"),
+    ],
+)
+def test_data_of_another_kind_are_refused(dataset: Dataset, named: str) -> None:
+    with pytest.raises(DataError, match=f"data.root = x: .*{named}"):
+        FEATURES.fit(dataset, "data.root = x")
 
 
 def test_a_run_that_recorded_nothing_has_the_format_of_its_data(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -89,6 +90,27 @@ def test_a_run_that_goes_on_hides_what_it_replaces(tmp_path: Path) -> None:
     """By a note that a session starts (status 1) at the step that comes next."""
     TensorBoard(tmp_path, 20).close()
     assert [(event[2], dict(fields(event[7]))[1]) for event in events(tmp_path) if 7 in event] == [(21, 1)]
+
+
+def test_on_a_full_disk_training_goes_on_without(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A limit of the size of files stands for the disk; another process has it, whose end is seen, too."""
+    code = """
+import resource, signal, sys, time
+from pathlib import Path
+from ddp.observe import tensorboard
+tensorboard.FLUSH_S = 0
+board = tensorboard.TensorBoard(Path(sys.argv[1]), None)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
+for step in range(100):
+    board.write("step", {"step": step, "loss": 0.5})
+board.close()
+"""
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=60)
+    (warning,) = capfd.readouterr().err.splitlines()
+    assert warning.startswith("warning: output.tensorboard: cannot write (")
+    (path,) = tmp_path.iterdir()
+    assert 0 < path.stat().st_size <= 500
 
 
 def test_without_tensorboardx_the_fix_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
