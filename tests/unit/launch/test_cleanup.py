@@ -53,7 +53,7 @@ def test_the_daemon_that_started_a_rank_goes_with_it(start: Start, tmp_path: Pat
     proxy = tmp_path / "hydra_pmi_proxy"
     proxy.symlink_to("/bin/sh")
     token = uuid.uuid4().hex
-    parent = start([str(proxy), "-c", f"DDP_JOB={token} sleep 300; exit 0"])
+    parent = start([str(proxy), "-c", f"DDP_JOB={token} sleep 300; kill -STOP $$"])  # until it is killed itself
     while not cleanup.processes_of(token):
         assert parent.poll() is None
     assert cleanup.end_job(token) == 2
