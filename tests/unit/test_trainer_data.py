@@ -145,10 +145,11 @@ def test_values_that_make_no_sense(fields: dict[str, Any], message: str) -> None
 
 
 def test_a_checkpoint_from_before_a_field_was_made_is_of_the_same_run() -> None:
-    old = to_dict(MLP)
+    run = change(MLP, "data", name="mnist")
+    old = to_dict(run)
     del old["data"]["flip"], old["data"]["rotation"]
     checkpoint = Checkpoint(3, old, "sum", {}, {})
-    check_same_run(checkpoint, MLP, "sum", Path("checkpoint"))
-    check_same_run(checkpoint, change(MLP, "data", download=True), "sum", Path("checkpoint"))
+    check_same_run(checkpoint, run, "sum", Path("checkpoint"))
+    check_same_run(checkpoint, change(run, "data", download=True), "sum", Path("checkpoint"))
     with pytest.raises(ValueError, match=r"data\.flip = True: .* was made with False"):
-        check_same_run(checkpoint, change(MLP, "data", flip=True), "sum", Path("checkpoint"))
+        check_same_run(checkpoint, change(run, "data", flip=True), "sum", Path("checkpoint"))
