@@ -19,6 +19,7 @@ from launch.errors import UsageError
 from launch.scaling import plots
 from launch.scaling.report import Findings, find_out, headline, machine_facts, render_markdown
 from launch.scaling.tables import Marks, between, efficiency, markdown_table, milliseconds
+from launch.wording import capitalised
 
 README, DOCS, PICTURES = Path("README.md"), Path("docs/scaling.md"), Path("docs/scaling")
 LEFT_OUT = ("How to read this", "To repeat it")
@@ -52,7 +53,7 @@ def table(findings: Findings) -> str:
             ]
             rows.append(cells)
     footnotes = marks.footnotes([row for series in findings.series for row in series.rows])
-    bits = f"{findings.bits.text[:1].upper()}{findings.bits.text[1:]}." if findings.bits else ""
+    bits = f"{capitalised(findings.bits.text)}." if findings.bits else ""
     machine = machine_facts(findings.measurements[0])
     where = f"{headline(findings)} On {machine['processor']}, {machine['MPI']}. {bits}"
     return "\n\n".join(filter(None, [markdown_table(HEADINGS, rows, left=[0, 7]), footnotes, where]))

@@ -32,7 +32,7 @@ OWN_OPTIONS = {"--threads": "--threads", "--train.steps": "--steps"}
 NO_FILES = ("--checkpoint.every_steps", "0", "--checkpoint.every_epochs", "0")
 
 _STOPPED = {128 + number: 128 + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-_STOPPED[75] = 128 + signal.SIGTERM  # with a checkpoint, which is not kept
+_STOPPED[supervise.EXIT_RESUMABLE] = 128 + signal.SIGTERM  # with a checkpoint, which is not kept
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,12 @@ from launch.scaling.runs import RunFailed, tail
 from launch.scaling.session import Session
 from launch.scaling.study import Study
 from launch.scaling.topology import busy_cores
+from launch.supervise import EXIT_RESUMABLE
 from launch.wording import count
 
 NON_FINITE, MISTAKE = 3, 2
 """Exit codes of the trainer."""
-STOPPED = (75, 128 + signal.SIGTERM)
+STOPPED = (EXIT_RESUMABLE, 128 + signal.SIGTERM)
 """Those of a run that was asked to stop: before its last step, and when it was about to end by itself."""
 LIMIT_S = 7 * 86400.0
 """Of a training, unless the user gives one: how long it takes to the target is what is to be found out. One that hangs

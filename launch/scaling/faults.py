@@ -10,7 +10,7 @@ from launch.scaling.flags import BOUND, BUSY, IDLE, MEANING, NOISY, ONE_MACHINE,
 from launch.scaling.records import Measurement, Point
 from launch.scaling.summary import Row, Series
 from launch.scaling.tables import milliseconds, percent
-from launch.wording import count
+from launch.wording import capitalised, count
 
 WAITING = 0.05
 """A part of the step that is worth a word."""
@@ -176,10 +176,6 @@ def _flags(rows: Sequence[Row]) -> list[Fault]:
         where = "; ".join(f"{text} (at {', '.join(points)})" for text, points in texts.items())
         meaning = MEANING.get(name, name)
         faults.append(
-            Fault(name, f"{_capital(meaning)}. {_capital(where)}.", ADVICE.get(name, "Distrust these points."))
+            Fault(name, f"{capitalised(meaning)}. {capitalised(where)}.", ADVICE.get(name, "Distrust these points."))
         )
     return faults
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]

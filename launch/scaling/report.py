@@ -27,7 +27,7 @@ from launch.scaling.study import ACCURACY, Study, read_study
 from launch.scaling.summary import CONFIDENCE, Row, Series, summarise
 from launch.scaling.tables import Marks, factors_table, markdown_table, phases_table, points_csv, points_table
 from launch.scaling.words import baseline_rule, summary
-from launch.wording import count
+from launch.wording import capitalised, count
 
 POINTS = "points.jsonl"
 FILES = ("report.html", "report.md", "report.json", "points.csv")
@@ -158,7 +158,7 @@ def _scaling_sections(findings: Findings) -> list[str]:
         sections.append(NO_PLOTS.format(command=report_command(findings.folder)))
     sections += _pictures(findings, "speed-up", "efficiency")
     for one in findings.series:
-        sections += [f"## {one.name[:1].upper()}{one.name[1:]}", points_table(one, marks)]
+        sections += [f"## {capitalised(one.name)}", points_table(one, marks)]
         if one.others:
             sections += ["### Where efficiency goes: factors", factors_table(one, marks)]
         sections += ["### Where time goes", phases_table(one, marks)]

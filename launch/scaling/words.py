@@ -10,7 +10,7 @@ from launch.scaling.flags import Bits
 from launch.scaling.study import STRONG, WEAK, Study
 from launch.scaling.summary import GOOD, Row, Series, threshold
 from launch.scaling.tables import between, efficiency, percent
-from launch.wording import count
+from launch.wording import capitalised, count
 
 WORTH_TELLING = 0.98
 """A factor above this has lost too little for a word."""
@@ -20,7 +20,7 @@ FEW_REPEATS = 5
 def summary(study: Study, series: Sequence[Series], bits: Bits | None, missing: int) -> list[str]:
     """The sentences, what matters most first; each stands for itself."""
     compared = [one for one in series if one.others]
-    lines = [f"**{_capital(one.name)}**: {best(one)} {where_it_falls(one)} {what_limits(one)}" for one in compared]
+    lines = [f"**{capitalised(one.name)}**: {best(one)} {where_it_falls(one)} {what_limits(one)}" for one in compared]
     lines += smaller_parts(compared)
     lines += ranks_or_threads(compared)
     if not compared and study.curves():
@@ -129,7 +129,7 @@ def ranks_or_threads(series: Sequence[Series]) -> list[str]:
 def same_bits_in_words(study: Study, bits: Bits | None) -> list[str]:
     """Whether the points did the same work."""
     if bits is not None:
-        text = f"{_capital(bits.text)}."
+        text = f"{capitalised(bits.text)}."
         return [text if bits.same else f"**{text}**"]
     if not study.exact:
         return ["Sums are not exact here (`comm.exact`, compression, local SGD): points need not train the same bits."]
@@ -160,7 +160,3 @@ def _flag_names(rows: Sequence[Row]) -> str:
         for flag in row.flags:
             names[flag.name] += 1
     return ", ".join(names) if len(rows) == 1 else ", ".join(f"{name} ({n})" for name, n in names.items())
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
