@@ -5,6 +5,7 @@ Where the fault sets in, the file `planted` appears in the working directory.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
 import resource
@@ -99,7 +100,12 @@ def failure_beside_a_thread(trainer: Trainer, world: World) -> None:
 
 
 def endless_thread(trainer: Trainer, world: World) -> None:
-    start_endless_thread()
+    """The other ranks end later than the one with the thread, and say so: they must not be killed for that."""
+    if world.rank == FAULTY_RANK:
+        start_endless_thread()
+    else:
+        atexit.register(Path(f"ended_{world.rank}").touch)
+        atexit.register(time.sleep, 1)
 
 
 def leaving_step(trainer: Trainer, world: World) -> None:

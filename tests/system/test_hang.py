@@ -123,12 +123,14 @@ def test_a_failure_that_python_would_wait_on_ends_all_ranks(
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_thread_that_lives_on_does_not_delay_the_end(ranks: int, start: Start, tmp_path: Path) -> None:
-    finished = run(start, "endless_thread", tmp_path, ranks)
+    finished = run(start, "endless_thread", tmp_path, ranks, faulty=ranks - 1)
     assert finished.code == 0, finished.text
     assert "done: 10 steps" in finished.out
+    assert sorted(path.name for path in tmp_path.glob("ended_*")) == ["ended_0"][: ranks - 1]
 
 
 def test_it_does_not_delay_an_end_by_a_mistake_either(start: Start, tmp_path: Path) -> None:
     finished = run(start, "endless_thread", tmp_path, options=["--resume", "gone.safetensors"])
     assert finished.code == 2, finished.text
     assert len(errors(finished)) == 1
+    assert sorted(path.name for path in tmp_path.glob("ended_*")) == ["ended_0", "ended_2"]
