@@ -1,8 +1,7 @@
 """What every kernel promises beyond its values.
 
-The same bits for any number of threads and for any neighbours in the batch; no allocation; and a
-`prange` that the compiler really runs in parallel. Run as a program, this file prints a digest of
-every kernel's results for 1, 2 and 3 threads.
+The same bits for any number of threads and for any neighbours in the batch; and no allocation. Run as a program, this
+file prints a digest of every kernel's results for 1, 2 and 3 threads.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import os
 import subprocess
 import sys
 
-import numba
 import numpy as np
 import pytest
 from numba.core.runtime import _nrt_python, rtsys
@@ -396,16 +394,6 @@ def test_kernel_allocates_nothing(kernel, make):
     arrays = sum(isinstance(a, np.ndarray) for a in flat(arguments))
     assert after.alloc - before.alloc == arrays
     assert after.free - before.free == arrays
-
-
-@pytest.mark.parametrize(("kernel", "make"), KERNELS)
-def test_prange_is_the_only_parallel_loop(kernel, make):
-    # Compiled afresh: the compiler's report is not kept in the cache.
-    assert kernel.targetoptions["parallel"] is True
-    compiled = numba.njit(parallel=True)(kernel.py_func)
-    signature = tuple(numba.typeof(a) for a in make())
-    compiled.compile(signature)
-    assert compiled.overloads[signature].metadata["parfor_diagnostics"].count_parfors() == 1
 
 
 if __name__ == "__main__":
