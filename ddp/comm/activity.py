@@ -49,6 +49,7 @@ class Activity:
         self.rank, self.host, self.step = rank, os.uname().nodename, -1
         self.current: Collective | None = None
         self.last = Collective(0, "", 0, 0.0)
+        self._started = 0.0
 
     def collective(self, name: str, num_bytes: int = 0) -> Activity:
         """Announce a collective: `with activity.collective("sum of gradients", size): ...`.
@@ -58,6 +59,7 @@ class Activity:
         """
         assert self.current is None, f"{name} inside of {self.current}"
         self.current = Collective(self.last.sequence + 1, name, num_bytes, time.monotonic())
+        self._started = time.perf_counter()
         return self
 
     def pass_over(self, count: int) -> None:
@@ -77,6 +79,6 @@ class Activity:
         """The collective is over, or has failed."""
         assert self.current is not None
         if self.trace is not None:
-            stop, seconds = time.perf_counter(), time.monotonic() - self.current.began
-            self.trace.add(self.current.name, stop - seconds, stop, "communication", bytes=self.current.num_bytes)
+            times = self._started, time.perf_counter()
+            self.trace.add(self.current.name, *times, "communication", bytes=self.current.num_bytes)
         self.last, self.current = self.current, None

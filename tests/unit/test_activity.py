@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 import pytest
 
@@ -52,3 +53,35 @@ def test_the_place_of_a_rank() -> None:
     assert (activity.rank, activity.host, activity.place()) == (2, os.uname().nodename, "before the first step")
     activity.step = 7
     assert activity.place() == "at step 7"
+
+
+class Clock:
+    """A clock of a process that is interrupted for so many seconds before each look at it."""
+
+    def __init__(self) -> None:
+        self.now, self.interrupted_s = 0.0, 0.0
+
+    def __call__(self) -> float:
+        self.now += self.interrupted_s
+        return self.now
+
+
+class Times:
+    """Keeps when events were."""
+
+    def __init__(self) -> None:
+        self.times: list[tuple[float, float]] = []
+
+    def add(self, name: str, start: float, stop: float, track: str = "main", **args: object) -> None:
+        self.times.append((start, stop))
+
+
+def test_an_event_begins_with_its_collective_however_its_end_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, kept, activity = Clock(), Times(), Activity(0)
+    monkeypatch.setattr(time, "perf_counter", clock)
+    monkeypatch.setattr(time, "monotonic", clock)
+    activity.trace = kept
+    clock.now = 5.0
+    with activity.collective("sum of reports"):
+        clock.interrupted_s = 1.0
+    assert kept.times == [(5.0, 6.0)]
