@@ -232,7 +232,9 @@ class Trainer:
         epoch, step_in_epoch = divmod(self.step, self.steps_per_epoch)
         with self.timers.phase("data"):
             indices = self.sampler.global_batch(epoch, step_in_epoch)
-            sweeps, self.lr = self._sweeps(indices), self.timetable.learning_rate(self.step)
+            sweeps = self._sweeps(indices)
+        with self.timers.phase("update"):
+            self.lr = self.timetable.learning_rate(self.step)
         is_mean, self.gradient.measures_noise = self.config.loss.reduction == "mean", self.noise.is_due(self.step)
         if self.local is not None:
             factor, averages = 1 if is_mean else len(indices), self.timetable.is_synced(self.step + 1)

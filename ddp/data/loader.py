@@ -11,7 +11,7 @@ from ddp.data.pieces import Array, Pieces
 from ddp.data.read_ahead import ReadAhead
 from ddp.data.sampler import Sampler
 
-AHEAD_BYTES = 1 << 18
+AHEAD_BYTES = 1 << 19
 """Of inputs that are gathered at once: they stay in the second-level cache until they are used."""
 MOST_STEPS = 64
 

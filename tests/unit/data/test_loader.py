@@ -41,10 +41,10 @@ def test_every_step_has_its_samples(
 
 @pytest.mark.parametrize(
     ("shape", "accumulation", "expected"),
-    [((1, 64, 64), 1, 2), ((1, 28, 28), 1, 7), ((1, 256, 256), 1, 1), ((1, 64, 64), 2, 1)],
+    [((1, 64, 64), 1, 4), ((1, 28, 28), 1, 7), ((1, 256, 256), 1, 1), ((1, 64, 64), 2, 1)],
 )
 def test_large_batches_are_gathered_one_by_one(shape: Any, accumulation: int, expected: int) -> None:
-    """Up to 256 KiB at once; as float32, 8 images of 64 x 64 pixels are 128."""
+    """Up to 512 KiB at once; as float32, 8 images of 64 x 64 pixels are 128."""
     split = Split(np.zeros((50, *shape), np.uint8), np.arange(50), np.float32(1), np.float32(0))
     loader = Loader(split, SAMPLER, 0, 1, accumulation)
     assert loader.steps_at_once == expected
