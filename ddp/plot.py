@@ -47,14 +47,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str]) -> None:
     parser = RunParser("python -m ddp.plot", "Draw the curves of runs, and misclassified images.", several=True)
     parser.add_argument(
-        "--output", type=Path, default=Path("curves.png"), metavar="FILE", help="of the curves: .png, .svg or .pdf"
+        "--output", type=Path, metavar="FILE", help="of the curves: .png, .svg or .pdf; curves.png if no file is named"
     )
-    parser.add_argument("--misclassified", type=Path, metavar="FILE", help="draw the surest mistakes of one run, too")
+    parser.add_argument("--misclassified", type=Path, metavar="FILE", help="gets the surest mistakes of one run")
     try:
         options = parser.parse_args(arguments)
     except SystemExit:
         return
     runs, output, mistakes = options.runs, options.output, options.misclassified
+    if output is None and mistakes is None:
+        output = Path("curves.png")
     for name, path in (("--output", output), ("--misclassified", mistakes)):
         if path is not None:
             _check_picture(name, path)
@@ -64,7 +66,8 @@ def _run(arguments: Sequence[str]) -> None:
 
     require_matplotlib()
     configs = [read_config(run, options.root) for run in runs]
-    _write(output, _curves(runs, configs, _kind(output)))
+    if output is not None:
+        _write(output, _curves(runs, configs, _kind(output)))
     if mistakes is not None:
         _write(mistakes, _misclassified(runs[0], configs[0], _kind(mistakes)))
 

@@ -321,6 +321,15 @@ def test_curves_and_mistakes_are_drawn(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("arguments", "drawn"), [([], ["curves.png"]), (["--misclassified", "wrong.png"], ["wrong.png"])]
+)
+def test_only_what_is_asked_for_is_drawn(arguments: list[str], drawn: list[str], folder: Path, tmp_path: Path) -> None:
+    finished = Job([*PLOT, str(folder / "runs" / "digits"), *arguments], tmp_path).finish()
+    assert (finished.code, finished.out.split()) == (0, drawn)
+    assert [path.name for path in tmp_path.glob("*.png")] == drawn
+
+
+@pytest.mark.parametrize(
     ("arguments", "named"),
     [
         (["runs/digits", "runs/other"], ["runs/other", "no such directory"]),
