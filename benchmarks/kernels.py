@@ -116,14 +116,25 @@ def layer_output_bytes(layer: Any, batch: int) -> int:
     return 4 * batch * int(np.prod(layer.shape))
 
 
+OPTIMIZERS = {
+    "SGD with momentum": (OptimizerConfig(), 5),
+    "LARS": (OptimizerConfig(name="lars"), 7),
+    "AdaDelta": (OptimizerConfig(name="adadelta"), 7),
+    "Adam": (OptimizerConfig(name="adam"), 7),
+    "LAMB": (OptimizerConfig(name="lamb"), 10),
+}
+"""Each with the floats that it must read and write for a parameter: those of layer-wise rates read some twice."""
+
+
 def update_cases(network: str, model: nn.Sequential) -> Iterator[Case]:
     """What is done once a step to all parameters."""
     size = model.num_parameters
     buffers = model.parameters, Addends(model.gradient_sums[np.newaxis]), make_blocks(model.parameter_slices.values())
-    optimizer = build_optimizer(OptimizerConfig(), *buffers)
-    label, size_of_all = f"{size:,} parameters", 5 * 4 * size
-    run: Callable[[], Any] = lambda: optimizer.step(1e-9, 1.0)  # noqa: E731
-    yield Case(network, label, "SGD with momentum", False, size_of_all, run, copy(size_of_all))
+    for name, (config, floats) in OPTIMIZERS.items():
+        optimizer = build_optimizer(config, *buffers)
+        run: Callable[[], Any] = lambda step=optimizer.step: step(1e-9, 1.0)  # noqa: E731
+        size_of_all = 4 * floats * size
+        yield Case(network, f"{size:,} parameters", name, False, size_of_all, run, copy(size_of_all))
 
 
 def cases(networks: tuple[Network, ...], batch: int) -> Iterator[Case]:
