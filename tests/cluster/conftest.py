@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from ddp.kernels.jit import CACHE
 from tests.cluster import failures
 from tests.cluster.cluster import Cluster
 from tests.cluster.failures import EXIT_FAILURE, FAULTS, SILENT, Row
@@ -24,6 +25,8 @@ from tests.system.jobs import Finished, Job
 HERE = Path(__file__).parent
 HOSTS = 4
 MPIRUNS_OWN = re.compile(r"BAD TERMINATION|prterun|MPI_ABORT|MPI_Abort|ARE_FATAL")
+CACHE_VARIABLE = "NUMBA_CACHE_DIR"
+"""The variable of the environment without which each host has compiled kernels of its own."""
 DEMANDED = "DDP_REQUIRE_CLUSTER"
 """The variable of the environment that makes a failure of what would be skipped."""
 
@@ -42,6 +45,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def no_simulation(monkeypatch: pytest.MonkeyPatch) -> None:
     """A study would simulate hundreds of hosts for half a minute where SimGrid is installed."""
     monkeypatch.setenv("DDP_SIMGRID_PYTHON", "")
+
+
+@pytest.fixture(autouse=True)
+def one_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hosts are one machine: what it has compiled, none of them compiles again: a minute of five."""
+    if CACHE_VARIABLE not in os.environ:
+        monkeypatch.setenv(CACHE_VARIABLE, str(CACHE.parent))
 
 
 @pytest.fixture(scope="session")
