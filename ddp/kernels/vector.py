@@ -21,6 +21,8 @@ intrinsic = cast("Callable[[F], Any]", _intrinsic)
 
 FLOAT, INT32, INT64, BIT = ir.FloatType(), ir.IntType(32), ir.IntType(64), ir.IntType(1)
 
+LINE_BYTES = 64
+"""Of a cache line, as `prefetch` fetches it."""
 SUFFIXES = {FLOAT: "f32", INT32: "i32"}  # in the names of LLVM's functions
 
 

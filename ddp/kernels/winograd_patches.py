@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from ddp.kernels.jit import inline
 from ddp.kernels.types import Float32
-from ddp.kernels.vector import UNIT, prefetch
+from ddp.kernels.vector import LINE_BYTES, UNIT, prefetch
 from ddp.kernels.winograd_transform import transform_input, transform_output_gradient
 
 __all__ = ["count_outputs", "evaluate_gradients", "evaluate_patches", "locate_patch", "num_blocks", "prefetch_patch"]
 
 LANES = UNIT.lanes
-LINE = 16  # float32 numbers of a cache line
+LINE = LINE_BYTES // 4  # float32 numbers
 AHEAD = 3  # patches
 
 

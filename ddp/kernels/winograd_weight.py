@@ -14,7 +14,7 @@ import numpy as np
 from ddp.kernels.jit import get_thread_id, inline, kernel, prange
 from ddp.kernels.tile import ACCUMULATE, TILE_COLUMNS, TILE_ROWS, tile_activation
 from ddp.kernels.types import Float32, GradientSum, Int64
-from ddp.kernels.vector import UNIT, prefetch
+from ddp.kernels.vector import LINE_BYTES, UNIT, prefetch
 from ddp.kernels.winograd_patches import count_outputs, evaluate_gradients, evaluate_patches, num_blocks
 from ddp.kernels.winograd_transform import transform_weight_gradient
 from ddp.kernels.winograd_workspace import SKEW
@@ -22,7 +22,7 @@ from ddp.kernels.winograd_workspace import SKEW
 __all__ = ["winograd_backward_weight"]
 
 LANES = UNIT.lanes
-LINE = 16  # numbers of a cache line
+LINE = LINE_BYTES // 4  # float32 numbers
 AHEAD = 8  # rows
 
 
